@@ -1,0 +1,312 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"lockstep/block"
+	"lockstep/wal"
+)
+
+// A checkpoint moves what the log holds to the base image. Its stages, in this order (L9, S12):
+//
+//	freeze    everything up to the head is frozen; new changes go to a new active index
+//	log       the log is made durable up to there (I4), and committed
+//	mark      the superblock's base_high is raised, durably
+//	zero      trimmed and zeroed ranges: first, since they make room
+//	allocate  space for the data: only here a lack of it is harmless (L5)
+//	copy      data, in order of their blocks, neighbours merged
+//	sync      the base image
+//	map       the change map, synced
+//	finish    the superblock moves; the log before it may be reclaimed
+type checkpoint struct {
+	v      *Volume
+	upTo   block.LSN
+	frozen *dirtyIndex
+	bytes  int64 // of the log that it frees
+	buf    []byte
+}
+
+// copyBytes is the longest run that a checkpoint copies at a time.
+const copyBytes = 1 << 20
+
+// Checkpoint moves everything that is now in the log to the base image. Where the base image has no room for it,
+// the log keeps it, and the error wraps ErrNoSpace. A cancelled checkpoint leaves everything in the log too.
+func (v *Volume) Checkpoint(ctx context.Context) error {
+	v.checkpointing.Lock()
+	defer v.checkpointing.Unlock()
+	_, err := v.checkpointLocked(ctx)
+	return err
+}
+
+// checkpointLocked runs one checkpoint; moved says that the superblock moved.
+func (v *Volume) checkpointLocked(ctx context.Context) (moved bool, err error) {
+	if err := v.Err(); err != nil {
+		return false, err
+	}
+	c := v.freeze()
+	if c == nil {
+		return false, nil
+	}
+	v.running.Store(true)
+	defer v.running.Store(false)
+	start := v.now()
+	if err := c.run(ctx); err != nil {
+		v.index.thaw()
+		switch {
+		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+			return false, err
+		case isNoSpace(err):
+			return false, fmt.Errorf("checkpoint: %w: %w", ErrNoSpace, err)
+		}
+		return false, v.fail(fmt.Errorf("checkpoint: %w", err))
+	}
+	v.pacer.drained(c.bytes, v.now().Sub(start))
+	v.cfg.Logger.Debug().Uint64("lsn", uint64(c.upTo)).Int("ranges", c.frozen.len()).Int64("bytes", c.bytes).
+		Dur("took", v.now().Sub(start)).Msg("checkpoint")
+	return true, nil
+}
+
+// freeze begins a checkpoint of everything up to the head; nil where the base image has it all.
+func (v *Volume) freeze() *checkpoint {
+	v.mu.Lock() // nothing is between append and publish
+	defer v.mu.Unlock()
+	head := v.log.Head()
+	if head == v.header.current.Checkpoint {
+		return nil
+	}
+	x := &v.index
+	x.Lock()
+	defer x.Unlock()
+	c := &checkpoint{v: v, upTo: head, frozen: x.active, bytes: x.bytes, buf: make([]byte, min(copyBytes, v.sizeBytes))}
+	x.active, x.frozen, x.bytes = newDirtyIndex(v.blockBytes), c.frozen, 0
+	return c
+}
+
+// errNoRoom marks the errors that mean I9 rather than I7.
+type errNoRoom struct{ error }
+
+func (e errNoRoom) Unwrap() error { return e.error }
+
+// isNoSpace tells a lack of space where it is harmless from any other failure.
+func isNoSpace(err error) bool {
+	var e errNoRoom
+	return errors.As(err, &e)
+}
+
+// noRoom marks err if it is a lack of space.
+func noRoom(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return errNoRoom{err}
+	}
+	return err
+}
+
+func (c *checkpoint) run(ctx context.Context) error {
+	v := c.v
+	if _, err := v.log.Sync(); err != nil {
+		return err
+	}
+	if err := v.commit(c.upTo); err != nil {
+		return err
+	}
+	stages := []func(context.Context) error{c.mark, c.zero, c.allocate, c.copy}
+	for _, stage := range stages {
+		if err := stage(ctx); err != nil {
+			return err
+		}
+	}
+	if err := v.base.sync(); err != nil {
+		return err
+	}
+	if err := c.writeMap(); err != nil {
+		return err
+	}
+	return c.finish()
+}
+
+// mark raises base_high before the first change of the base image.
+func (c *checkpoint) mark(context.Context) error {
+	next := c.v.header.current
+	next.BaseHigh = max(next.BaseHigh, c.upTo)
+	next.Durable = max(next.Durable, c.v.log.Durable())
+	next.Committed = max(next.Committed, c.upTo)
+	if err := c.v.header.write(next); err != nil {
+		return err
+	}
+	c.v.baseHigh.Store(uint64(next.BaseHigh))
+	return nil
+}
+
+// zero carries out trims and zeroings.
+func (c *checkpoint) zero(ctx context.Context) error {
+	return c.forEach(ctx, func(start uint64, d dirty) error {
+		if d.kind == wal.RecordWrite {
+			return nil
+		}
+		return noRoom(c.v.base.zero(block.Range{Start: start, Count: d.count}, d.kind == wal.RecordTrim))
+	})
+}
+
+// forEach calls fn for all frozen entries in order, until it fails or ctx ends.
+func (c *checkpoint) forEach(ctx context.Context, fn func(start uint64, d dirty) error) error {
+	var err error
+	c.frozen.each(0, func(start uint64, d dirty) bool {
+		if err = ctx.Err(); err == nil {
+			err = fn(start, d)
+		}
+		return err == nil
+	})
+	return err
+}
+
+// runs calls fn for each run of data entries that lie side by side and are at most copyBytes together.
+func (c *checkpoint) runs(ctx context.Context, fn func(r block.Range, entries []dirty) error) error {
+	var run block.Range
+	var entries []dirty
+	limit := uint64(copyBytes / c.v.blockBytes)
+	flush := func() error {
+		if len(entries) == 0 {
+			return nil
+		}
+		err := fn(run, entries)
+		entries = entries[:0]
+		return err
+	}
+	err := c.forEach(ctx, func(start uint64, d dirty) error {
+		if d.kind != wal.RecordWrite {
+			return nil
+		}
+		if len(entries) > 0 && (run.End() != start || run.Count+d.count > limit) {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		if len(entries) == 0 {
+			run = block.Range{Start: start}
+		}
+		run.Count += d.count
+		entries = append(entries, d)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return flush()
+}
+
+// allocate reserves the space that copy writes to.
+func (c *checkpoint) allocate(ctx context.Context) error {
+	return c.runs(ctx, func(r block.Range, _ []dirty) error { return noRoom(c.v.base.allocate(r)) })
+}
+
+// copy writes the data.
+func (c *checkpoint) copy(ctx context.Context) error {
+	v := c.v
+	return c.runs(ctx, func(r block.Range, entries []dirty) error {
+		n := int64(0)
+		for _, d := range entries {
+			// Not pinned: what is frozen is not reclaimed before finish.
+			s := v.log.Pin(d.position.Segment)
+			length := int64(d.count) * v.blockBytes
+			err := s.ReadAt(c.buf[n:n+length], d.position.Offset)
+			s.Unpin()
+			if err != nil {
+				return err
+			}
+			n += length
+		}
+		return v.base.write(c.buf[:n], int64(r.Start)*v.blockBytes)
+	})
+}
+
+// writeMap raises the change map's entries and makes them durable.
+func (c *checkpoint) writeMap() error {
+	v := c.v
+	perChunk := uint64(v.changes.ChunkBytes() / v.blockBytes)
+	if c.coversAll() {
+		v.changes.RaiseAll(c.upTo)
+	} else {
+		c.frozen.each(0, func(start uint64, d dirty) bool {
+			first := start / perChunk
+			v.changes.Raise(first, (start+d.count-1)/perChunk-first+1, d.lsn)
+			return true
+		})
+	}
+	if err := v.changes.Write(v.header.current.MapGeneration + 1); err != nil {
+		return err
+	}
+	return v.changes.Sync()
+}
+
+// coversAll tells whether the frozen entries cover the whole volume: then one floor stands for all chunks.
+func (c *checkpoint) coversAll() bool {
+	next := uint64(0)
+	c.frozen.each(0, func(start uint64, d dirty) bool {
+		if start != next {
+			return false
+		}
+		next += d.count
+		return true
+	})
+	return next == uint64(c.v.sizeBytes/c.v.blockBytes)
+}
+
+// finish moves the superblock and lets go of what the base image has now.
+func (c *checkpoint) finish() error {
+	v := c.v
+	next := v.header.current
+	next.Checkpoint = c.upTo
+	next.MapGeneration++
+	next.Durable = max(next.Durable, v.log.Durable())
+	next.Lineage = nil
+	for _, e := range v.lineage {
+		if e.First <= c.upTo {
+			next.Lineage = append(next.Lineage, e)
+		}
+	}
+	// A cut matters while recovery could come by the place where the log was cut.
+	tail := v.log.Tail()
+	next.Cuts = slices.DeleteFunc(slices.Clone(next.Cuts), func(x Cut) bool { return x.LSN+1 < tail })
+	if err := v.header.write(next); err != nil {
+		return err
+	}
+	v.checkpoint.Store(uint64(c.upTo))
+	v.index.Lock()
+	v.index.frozen = nil
+	v.index.Unlock()
+	v.log.Reclaim(c.upTo)
+	return nil
+}
+
+// makeRoom is for a change that found the log full while the checkpoint stood at seen: it runs a checkpoint, or waits
+// for the one that runs, and returns ErrNoSpace where that can not help.
+func (v *Volume) makeRoom(seen block.LSN) error {
+	v.checkpointing.Lock()
+	defer v.checkpointing.Unlock()
+	if v.header.current.Checkpoint != seen {
+		return nil // the one before us made room
+	}
+	if v.now().Before(v.noSpaceUntil) {
+		return ErrNoSpace
+	}
+	moved, err := v.checkpointLocked(context.Background())
+	if errors.Is(err, ErrNoSpace) {
+		v.noSpaceUntil = v.now().Add(noSpaceRetry)
+	}
+	if err != nil || moved {
+		return err
+	}
+	if v.log.Pinned() {
+		time.Sleep(time.Millisecond) // a reader holds the oldest segment, for as long as its disk takes
+		return nil
+	}
+	return ErrNoSpace
+}
+
+// noSpaceRetry is how long changes fail at once after a checkpoint found no room, so that not each of them tries.
+const noSpaceRetry = 100 * time.Millisecond

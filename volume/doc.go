@@ -1,0 +1,25 @@
+// Package volume is the disk: it joins a log and a base image into read, write, trim, zero, flush and recovery.
+//
+// # Where data are
+//
+// A change is widened to whole blocks and appended to the log; the dirty index then says where its blocks are. A read
+// looks there first, newest change first, and then in the base image. A checkpoint moves what the log holds to the
+// base image, in order of the blocks and without what was overwritten; only then may the log be reclaimed.
+//
+//	base image:  superblock slots, up to DataOffset; then the data
+//	meta:        the change map, which knows for each chunk when it last changed
+//	log:         see package wal
+//
+// # Lifecycle
+//
+// Create makes the files. Open reads the superblock, replays the log beyond the checkpoint into the index, makes all of
+// it durable, and begins a new incarnation and epoch. Run does the background work. Close flushes and marks. After a
+// write or sync failed, changes and flushes get ErrFailed until the volume is opened again; reads go on.
+//
+// # Invariants
+//
+//   - checkpoint <= base_high <= durable <= head.
+//   - Every entry of the index lies in a segment that Log.Reclaim was not told of. Entries are published in LSN order.
+//   - The base image never holds a change that is not durable in the log, and none beyond base_high.
+//   - The superblock names a generation of the change map in which every change up to the checkpoint counts.
+package volume

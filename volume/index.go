@@ -1,0 +1,116 @@
+package volume
+
+import (
+	"sync"
+
+	"lockstep/block"
+	"lockstep/wal"
+)
+
+// index is what the volume holds beyond its base image, newest first: active takes new changes, frozen is what a
+// checkpoint is moving to the base image, and pending are zeroes that a slow device does not have yet.
+type index struct {
+	sync.RWMutex
+	active  *dirtyIndex
+	frozen  *dirtyIndex // nil while no checkpoint has begun; never changed while it is set
+	pending *dirtyIndex // zeroes only
+	// bytes is what the active entries take in the log, covered ones included.
+	bytes int64
+}
+
+// part is a range of blocks that is found in one place.
+type part struct {
+	block.Range
+	kind    wal.RecordType // 0 means the base image
+	segment *wal.Segment   // of a write; pinned
+	offset  int64          // of its data in the segment
+}
+
+// lookup collects where the blocks of a range are.
+type lookup struct {
+	log   *wal.Log
+	parts []part
+}
+
+func (l *lookup) hit(start uint64, d dirty) {
+	p := part{Range: block.Range{Start: start, Count: d.count}, kind: d.kind}
+	if d.kind == wal.RecordWrite {
+		p.segment, p.offset = l.log.Pin(d.position.Segment), d.position.Offset
+	}
+	l.parts = append(l.parts, p)
+}
+
+func (l *lookup) miss(r block.Range) { l.parts = append(l.parts, part{Range: r}) }
+
+// release unpins what find pinned.
+func (l *lookup) release() {
+	for i := range l.parts {
+		if s := l.parts[i].segment; s != nil {
+			s.Unpin()
+		}
+	}
+	clear(l.parts)
+	l.parts = l.parts[:0]
+}
+
+// find fills l with the places of r's blocks, in order. Looking up and pinning is one step (L8): a segment is
+// reclaimed only after its entries left the index, which takes the lock.
+func (x *index) find(l *lookup, r block.Range) {
+	x.RLock()
+	defer x.RUnlock()
+	x.active.visit(r, l.hit, func(r block.Range) {
+		if x.frozen == nil {
+			x.findPending(l, r)
+			return
+		}
+		x.frozen.visit(r, l.hit, func(r block.Range) { x.findPending(l, r) })
+	})
+}
+
+func (x *index) findPending(l *lookup, r block.Range) {
+	if x.pending.len() == 0 {
+		l.miss(r)
+		return
+	}
+	x.pending.visit(r, l.hit, l.miss)
+}
+
+// publish makes the appended records visible. The caller holds Volume.mu.
+func (x *index) publish(records []wal.Change) {
+	x.Lock()
+	defer x.Unlock()
+	for i := range records {
+		r := &records[i]
+		x.active.put(r.Range.Start, dirty{count: r.Range.Count, lsn: r.LSN, kind: r.Type, position: r.Position})
+		x.bytes += int64(wal.RecordHeaderBytes + len(r.Payload))
+	}
+}
+
+// entries returns how many there are.
+func (x *index) entries() int {
+	x.RLock()
+	defer x.RUnlock()
+	n := x.active.len()
+	if x.frozen != nil {
+		n += x.frozen.len()
+	}
+	return n
+}
+
+// load returns how many active entries there are and what they take in the log.
+func (x *index) load() (entries int, bytes int64) {
+	x.RLock()
+	defer x.RUnlock()
+	return x.active.len(), x.bytes
+}
+
+// thaw undoes the freeze: what was frozen is overlaid with what is active.
+func (x *index) thaw() {
+	x.Lock()
+	defer x.Unlock()
+	x.active.each(0, func(start uint64, d dirty) bool {
+		x.frozen.put(start, d)
+		return true
+	})
+	x.active, x.frozen = x.frozen, nil
+}

@@ -1,0 +1,227 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"lockstep/block"
+	"lockstep/wal"
+)
+
+// Geometry is what is fixed when a volume is created.
+type Geometry struct {
+	ID             uuid.UUID // of the volume; zero: made at random
+	SizeBytes      int64     // multiple of the block size
+	BlockSize      int       // 512, 1024, 2048 or 4096
+	LogBudgetBytes int64     // at least MinLogBudgetBytes
+}
+
+// MinLogBudgetBytes is the least budget that a log works with.
+const MinLogBudgetBytes = wal.MinSegments * wal.MinSegmentBytes
+
+func (g *Geometry) validate() error {
+	switch {
+	case g.BlockSize < 512 || g.BlockSize > 4096 || g.BlockSize&(g.BlockSize-1) != 0:
+		return fmt.Errorf("block size %d: must be 512, 1024, 2048 or 4096 bytes", g.BlockSize)
+	case g.SizeBytes < int64(g.BlockSize) || g.SizeBytes%int64(g.BlockSize) != 0:
+		return fmt.Errorf("size %d: must be a positive multiple of the block size, %d bytes", g.SizeBytes, g.BlockSize)
+	case g.LogBudgetBytes < MinLogBudgetBytes:
+		return fmt.Errorf("log size %d: must be at least %d bytes", g.LogBudgetBytes, int64(MinLogBudgetBytes))
+	}
+	return nil
+}
+
+// Create makes a new volume: the change map, the first segment of the log, and last the superblock, each durable
+// before the next. Base must be DataOffset + SizeBytes long or longer, and read as zeroes after the header; what the
+// header holds is overwritten. The caller makes the directories themselves durable.
+func Create(cfg Config, g Geometry) error {
+	return create(cfg, g, wal.SegmentBytesFor(g.LogBudgetBytes))
+}
+
+func create(cfg Config, g Geometry, segmentBytes int64) error {
+	size, err := cfg.Base.Size()
+	if err != nil {
+		return fmt.Errorf("create volume: %w", err)
+	}
+	if size < DataOffset+g.SizeBytes {
+		return fmt.Errorf("create volume: the base image has %d bytes, the volume needs %d and a header of %d", size, g.SizeBytes, DataOffset)
+	}
+	if g.ID == uuid.Nil {
+		g.ID = cfg.newID()
+	}
+	sb := Superblock{
+		VolumeID: g.ID, CopyID: cfg.newID(), NodeID: cfg.NodeID,
+		SizeBytes: g.SizeBytes, BlockBytes: uint32(g.BlockSize), ChunkBytes: ChunkBytesFor(g.SizeBytes),
+		SegmentBytes: segmentBytes, LogBudgetBytes: g.LogBudgetBytes,
+		MapGeneration: 1, CreatedAt: cfg.now(),
+	}
+	m, err := createChangeMap(cfg.Meta, sb.VolumeID, sb.ChunkBytes, chunkCount(sb.SizeBytes, sb.ChunkBytes))
+	if err != nil {
+		return fmt.Errorf("create volume: %w", err)
+	}
+	if err := m.Close(); err != nil {
+		return fmt.Errorf("create volume: %w", err)
+	}
+	if err := wal.Create(cfg.logConfig(&sb)); err != nil {
+		return fmt.Errorf("create volume: %w", err)
+	}
+	if _, err := createSuperblockFile(cfg.Base, sb); err != nil {
+		return fmt.Errorf("create volume: %w", err)
+	}
+	return nil
+}
+
+// logConfig is what the superblock says of the log.
+func (cfg *Config) logConfig(sb *Superblock) wal.Config {
+	c := wal.Config{
+		FS: cfg.Log, VolumeID: sb.VolumeID, CopyID: sb.CopyID,
+		BlockBytes: int(sb.BlockBytes), SegmentBytes: sb.SegmentBytes, BudgetBytes: sb.LogBudgetBytes,
+		Logger:      cfg.Logger,
+		Incarnation: sb.Incarnation, Checkpoint: sb.Checkpoint, Epoch: sb.Epoch,
+		// Nothing enters the base image before it is durable in the log, so base_high is a durable mark too.
+		Durable: max(sb.Durable, sb.BaseHigh, sb.Checkpoint),
+	}
+	if cfg.LogBudgetBytes > 0 {
+		c.BudgetBytes = max(cfg.LogBudgetBytes, wal.MinSegments*sb.SegmentBytes)
+	}
+	for _, x := range sb.Cuts {
+		c.Cuts = append(c.Cuts, wal.Cut(x))
+	}
+	return c
+}
+
+// Open recovers a volume: it replays what the log holds beyond the base image into the index, proves log and base
+// durable, and starts a new incarnation and epoch. It starts no goroutine; Run does the background work. Errors name
+// what is damaged (*SuperblockDamageError, *wal.CorruptError) or does not fit (wal.ErrMismatch), and nothing that was
+// there is changed then.
+func Open(cfg Config) (*Volume, error) {
+	v, err := openVolume(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open volume: %w", err)
+	}
+	if err := v.start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open volume: %w", err), v.closeFiles())
+	}
+	return v, nil
+}
+
+// openVolume reads everything and writes nothing.
+func openVolume(cfg Config) (*Volume, error) {
+	header, err := openSuperblockFile(cfg.Base)
+	if err != nil {
+		return nil, err
+	}
+	sb := &header.current
+	if size, err := cfg.Base.Size(); err != nil || size < DataOffset+sb.SizeBytes {
+		return nil, errors.Join(err, fmt.Errorf("the base image has %d bytes, its superblock says %d", size, DataOffset+sb.SizeBytes))
+	}
+	if sb.State&Inconsistent != 0 {
+		return nil, errors.New("the copy is inside a rebuild and can not be read")
+	}
+	v := &Volume{
+		cfg: cfg, id: sb.VolumeID, sizeBytes: sb.SizeBytes, blockBytes: int64(sb.BlockBytes),
+		base:    base{backend: cfg.Base, blockBytes: int64(sb.BlockBytes)},
+		header:  header,
+		lineage: sb.Lineage,
+		kick:    make(chan struct{}, 1),
+	}
+	v.partials.changed = sync.NewCond(&v.mu)
+	v.index.active, v.index.pending = newDirtyIndex(v.blockBytes), newDirtyIndex(v.blockBytes)
+	v.batches.New = func() any { return new(batch) }
+	v.lookups.New = func() any { return &lookup{log: v.log} }
+	v.checkpoint.Store(uint64(sb.Checkpoint))
+	v.baseHigh.Store(uint64(sb.BaseHigh))
+	if v.log, err = wal.Open(cfg.logConfig(sb), v.replay); err != nil {
+		return nil, err
+	}
+	var problems []error
+	v.changes, problems, err = openChangeMap(cfg.Meta, sb.VolumeID, sb.ChunkBytes,
+		chunkCount(sb.SizeBytes, sb.ChunkBytes), sb.MapGeneration, v.log.Head())
+	if err != nil {
+		return nil, errors.Join(err, v.log.Close())
+	}
+	for _, p := range problems {
+		cfg.Logger.Warn().Err(p).Msg("part of the change map is lost: what it covers counts as changed")
+	}
+	v.pacer.fill = v.fill
+	return v, nil
+}
+
+// replay takes a record after the checkpoint into the index.
+func (v *Volume) replay(r wal.Record, at wal.Position) error {
+	if r.Type == wal.RecordEpochStart {
+		v.lineage = append(v.lineage, r.EpochStart())
+		return nil
+	}
+	if r.Range.End() > uint64(v.sizeBytes/v.blockBytes) {
+		return fmt.Errorf("blocks %d+%d: %w of %d blocks", r.Range.Start, r.Range.Count, ErrRange, v.sizeBytes/v.blockBytes)
+	}
+	v.index.publish([]wal.Change{{Type: r.Type, Range: r.Range, LSN: r.LSN, Position: at, Payload: r.Payload}})
+	return nil
+}
+
+// start makes what recovery found durable (L4), begins a new incarnation (L2), and then a new epoch.
+func (v *Volume) start() error {
+	if err := v.log.Harden(); err != nil {
+		return err
+	}
+	if err := v.base.sync(); err != nil {
+		return err
+	}
+	next := v.header.current
+	next.Incarnation++
+	next.Epoch = v.log.Epoch() + 1
+	next.Durable = v.log.Head()
+	if err := v.header.write(next); err != nil {
+		return err
+	}
+	if err := v.log.Start(next.Incarnation); err != nil {
+		return err
+	}
+	entry, err := v.startEpoch(next.Epoch)
+	if errors.Is(err, wal.ErrFull) {
+		// Trims filled the log to the brim.
+		if err := v.Checkpoint(context.Background()); err != nil {
+			return err
+		}
+		entry, err = v.startEpoch(next.Epoch)
+	}
+	if err != nil {
+		return err
+	}
+	v.lineage = append(v.lineage, entry)
+	_, err = v.log.Sync()
+	return err
+}
+
+func (v *Volume) startEpoch(epoch block.Epoch) (block.EpochStart, error) {
+	return v.log.StartEpoch(epoch, v.cfg.newID(), v.cfg.NodeID, v.now().UnixNano())
+}
+
+// Close flushes, writes a durable mark and closes log and change map. It does not checkpoint, and does not close
+// what Config brought. After it, everything gets ErrClosed. It is safe to call twice.
+func (v *Volume) Close() error {
+	if v.closed.Load() {
+		return nil
+	}
+	err := v.Flush()
+	if err == nil {
+		if err = v.log.Mark(); errors.Is(err, wal.ErrFull) {
+			err = nil // everything is durable; only the log does not say so
+		}
+	}
+	if v.closed.Swap(true) {
+		return nil
+	}
+	v.checkpointing.Lock()
+	defer v.checkpointing.Unlock()
+	return errors.Join(err, v.closeFiles())
+}
+
+func (v *Volume) closeFiles() error {
+	return errors.Join(v.log.Close(), v.changes.Close())
+}

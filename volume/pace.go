@@ -1,0 +1,67 @@
+package volume
+
+import (
+	"sync"
+	"time"
+)
+
+// pacer slows changes down as the log fills, so that they never run into a full log at speed: from half the budget on
+// each byte is delayed, at three quarters by as much as the checkpoints take to drain it, beyond by more (L11).
+type pacer struct {
+	fill func() float64 // share of the budget that is taken, 0 to 1
+
+	mu sync.Mutex
+	// drainBytesPerSecond is what the last checkpoints moved; 0 before the first, when nothing is delayed.
+	drainBytesPerSecond float64
+	// owed is the delay that was not slept yet: sleeps shorter than a millisecond take longer than they say.
+	owed time.Duration
+}
+
+const (
+	paceFrom     = 0.5
+	paceSleepMin = time.Millisecond
+	paceSleepMax = 20 * time.Millisecond
+)
+
+// wait delays the caller for a change of so many bytes.
+func (p *pacer) wait(bytes int64) {
+	fill := p.fill()
+	if fill < paceFrom {
+		return
+	}
+	if d := p.charge(fill, bytes); d > 0 {
+		time.Sleep(d)
+	}
+}
+
+// charge adds the delay for the bytes to what is owed, and returns what to sleep now.
+func (p *pacer) charge(fill float64, bytes int64) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.drainBytesPerSecond == 0 {
+		return 0
+	}
+	over := (min(fill, 1) - paceFrom) / (1 - paceFrom)
+	factor := 4 * over * over // 1 at three quarters, 4 when full
+	p.owed += time.Duration(factor * float64(bytes) / p.drainBytesPerSecond * float64(time.Second))
+	if p.owed < paceSleepMin {
+		return 0
+	}
+	d := min(p.owed, paceSleepMax)
+	p.owed = 0
+	return d
+}
+
+// drained tells the pacer what a checkpoint moved.
+func (p *pacer) drained(bytes int64, took time.Duration) {
+	if bytes < 1<<20 || took <= 0 {
+		return // says nothing about speed
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	rate := float64(bytes) / took.Seconds()
+	if p.drainBytesPerSecond > 0 {
+		rate = (rate + p.drainBytesPerSecond) / 2
+	}
+	p.drainBytesPerSecond = rate
+}

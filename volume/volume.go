@@ -1,0 +1,194 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/rs/zerolog"
+
+	"lockstep/backend"
+	"lockstep/block"
+	"lockstep/wal"
+)
+
+// Errors of an open volume. What they wrap is what a client is told.
+var (
+	// ErrNoSpace means that the log is full and the base image has no room to take its content.
+	ErrNoSpace = fmt.Errorf("no room for the change: the log is full and the base image can not grow: %w", syscall.ENOSPC)
+	// ErrFailed means that a write or sync failed: the volume takes no more changes until it is opened again (I7).
+	ErrFailed = fmt.Errorf("the volume failed and takes no more changes until it is reopened: %w", syscall.EIO)
+	// ErrClosed means that the volume was closed.
+	ErrClosed = fmt.Errorf("the volume is closed: %w", syscall.ESHUTDOWN)
+	// ErrRange means that a request does not lie within the volume.
+	ErrRange = fmt.Errorf("outside the volume: %w", syscall.EINVAL)
+)
+
+// Committer makes records durable elsewhere too. Flush and checkpoints wait for it.
+type Committer interface {
+	// Commit returns once every record up to lsn, which is durable here, is so on every in-sync replica.
+	Commit(lsn block.LSN) error
+}
+
+// Config is what a volume needs from its surroundings.
+type Config struct {
+	// Base holds the header (DataOffset bytes) and then the data. Required. Close does not close it.
+	Base backend.Backend
+	// Meta is the directory that holds the change map. Required.
+	Meta wal.FS
+	// Log is the directory of the log's segments. Required.
+	Log wal.FS
+	// LogBudgetBytes is the most that the log's segments may take together. 0 means what the superblock says.
+	LogBudgetBytes int64
+	// NodeID names this node in the lineage.
+	NodeID uuid.UUID
+	// Committer is nil where no other copy has to be waited for.
+	Committer Committer
+	// Now is the clock that records are stamped by; nil means time.Now.
+	Now func() time.Time
+	// NewID makes random IDs; nil means uuid.New.
+	NewID  func() uuid.UUID
+	Logger zerolog.Logger
+}
+
+func (cfg *Config) newID() uuid.UUID {
+	if cfg.NewID != nil {
+		return cfg.NewID()
+	}
+	return uuid.New()
+}
+
+func (cfg *Config) now() time.Time {
+	if cfg.Now != nil {
+		return cfg.Now()
+	}
+	return time.Now()
+}
+
+// Volume is one open volume. Its methods may be called from many goroutines.
+type Volume struct {
+	cfg        Config
+	id         uuid.UUID
+	sizeBytes  int64
+	blockBytes int64
+	base       base
+	log        *wal.Log
+	pacer      pacer
+
+	// mu orders changes: under it they are appended and then published, so that entries come into the index in LSN
+	// order (L7).
+	mu       sync.Mutex
+	partials partials // guarded by mu
+
+	index index
+
+	// checkpointing serialises checkpoints, and guards the header and the change map.
+	checkpointing sync.Mutex
+	header        *superblockFile
+	changes       *changeMap
+	lineage       []block.EpochStart
+	noSpaceUntil  time.Time // changes that need a checkpoint get ErrNoSpace until then
+
+	checkpoint atomic.Uint64 // superblock's, for Stats
+	baseHigh   atomic.Uint64
+	running    atomic.Bool // a checkpoint is
+	failed     atomic.Pointer[error]
+	closed     atomic.Bool
+	kick       chan struct{} // capacity 1: the background has something to do
+	batches    sync.Pool
+	lookups    sync.Pool
+
+	idle idleState // of Tick
+}
+
+func (v *Volume) now() time.Time { return v.cfg.now() }
+
+// ID returns the volume's UUID.
+func (v *Volume) ID() uuid.UUID { return v.id }
+
+// Size returns the volume's size in bytes.
+func (v *Volume) Size() int64 { return v.sizeBytes }
+
+// BlockSize returns the size of a block in bytes.
+func (v *Volume) BlockSize() int { return int(v.blockBytes) }
+
+// Err returns why the volume takes no more changes, or nil.
+func (v *Volume) Err() error {
+	if p := v.failed.Load(); p != nil {
+		return *p
+	}
+	if err := v.log.Err(); err != nil {
+		return err
+	}
+	if v.closed.Load() {
+		return ErrClosed
+	}
+	return nil
+}
+
+// fail makes err the reason why the volume takes no more changes, unless there is one already. Clients are told EIO,
+// whatever err wraps.
+func (v *Volume) fail(err error) error {
+	if errors.Is(err, wal.ErrFailed) || errors.Is(err, wal.ErrClosed) {
+		return err // the log remembers it
+	}
+	err = fmt.Errorf("%w: %v", ErrFailed, err)
+	if v.failed.CompareAndSwap(nil, &err) {
+		v.cfg.Logger.Error().Err(err).Msg("volume failed")
+	}
+	return err
+}
+
+// Flush returns nil once every change whose Apply returned before the call is on stable storage, here and on every
+// in-sync replica.
+func (v *Volume) Flush() error {
+	if err := v.Err(); err != nil {
+		return err
+	}
+	lsn, err := v.log.Sync()
+	if err != nil {
+		return err
+	}
+	return v.commit(lsn)
+}
+
+// commit waits for the other copies.
+func (v *Volume) commit(lsn block.LSN) error {
+	if v.cfg.Committer != nil {
+		if err := v.cfg.Committer.Commit(lsn); err != nil {
+			return fmt.Errorf("commit up to record %d: %w", lsn, err)
+		}
+	}
+	v.log.SetCommitted(lsn)
+	return nil
+}
+
+// Stats is a snapshot for people.
+type Stats struct {
+	Head, Durable, Checkpoint, BaseHigh, Tail block.LSN
+	Epoch                                     block.Epoch
+	Log                                       wal.Usage
+	DirtyEntries                              int // ranges that the base image does not have yet
+	Checkpointing                             bool
+	Failed                                    error // non-nil: takes no more changes until reopened
+}
+
+// Stats returns how the volume stands.
+func (v *Volume) Stats() Stats {
+	return Stats{
+		Head:          v.log.Head(),
+		Durable:       v.log.Durable(),
+		Checkpoint:    block.LSN(v.checkpoint.Load()),
+		BaseHigh:      block.LSN(v.baseHigh.Load()),
+		Tail:          v.log.Tail(),
+		Epoch:         v.log.Epoch(),
+		Log:           v.log.Usage(),
+		DirtyEntries:  v.index.entries(),
+		Checkpointing: v.running.Load(),
+		Failed:        v.Err(),
+	}
+}

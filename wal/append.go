@@ -1,0 +1,223 @@
+package wal
+
+import (
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"lockstep/block"
+)
+
+// Change is one record to append.
+type Change struct {
+	Type    RecordType
+	Range   block.Range
+	Payload []byte // of a write: Range.Count blocks, at most MaxPayloadBytes
+
+	LSN      block.LSN // set by Append
+	Position Position  // of the payload; set by Append
+}
+
+// appendScratch is what an append needs and the next one uses again.
+type appendScratch struct {
+	headers []byte
+	vector  [][]byte
+	padding [pageBytes]byte // zeroes, never written to
+}
+
+// pageBytes is the page cache's unit: a frame's padding runs to its end, so that the kernel has no old page to read.
+const pageBytes = 4096
+
+// Append logs the changes in order, assigns their LSNs and positions, and returns once they are with the kernel: they
+// survive the end of this process, and a power cut after the next Sync. timeNs is the time to record. ErrFull means
+// that nothing was appended: all the changes fit or none are taken. Any other error is ErrFailed, and how many were
+// written is not known.
+func (l *Log) Append(changes []Change, timeNs int64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.writableLocked(); err != nil {
+		return err
+	}
+	if err := l.admitLocked(changes); err != nil {
+		return err
+	}
+	for len(changes) > 0 {
+		n, err := l.appendFrameLocked(changes, timeNs)
+		if err != nil {
+			return err
+		}
+		changes = changes[n:]
+	}
+	return nil
+}
+
+func (l *Log) writableLocked() error {
+	if err := l.Err(); err != nil {
+		return err
+	}
+	if l.closed {
+		return ErrClosed
+	}
+	if !l.started {
+		panic("wal: append before Start")
+	}
+	return nil
+}
+
+// admitLocked makes sure that the changes fit, so that none of them is appended where not all are: it gets the
+// segments that they need ready, or returns ErrFull. Changes with data leave a whole segment to those that make room,
+// and these leave the last of it to marks and epoch starts.
+func (l *Log) admitLocked(changes []Change) error {
+	rotations, end := l.layoutLocked(changes)
+	segments, bytes := 0, int64(0)
+	for i := range changes {
+		switch changes[i].Type {
+		case RecordWrite:
+			segments = 1
+		case RecordZero, RecordTrim:
+			bytes = markReserveBytes
+		}
+	}
+	left := l.availableLocked() - rotations
+	if left < segments || (left == 0 && segments == 0 && l.cfg.SegmentBytes-end < bytes) {
+		return ErrFull
+	}
+	return l.readyLocked(rotations)
+}
+
+// markReserveBytes is what trims and zeroes leave for marks and epoch starts at the end of the last segment.
+const markReserveBytes = 64 << 10
+
+// layoutLocked says how many segments the changes go on to, and where their last frame ends.
+func (l *Log) layoutLocked(changes []Change) (rotations int, end int64) {
+	end = l.chain[len(l.chain)-1].end
+	for len(changes) > 0 {
+		n, length := frameFill(changes, min(l.cfg.SegmentBytes-end-frameHeaderBytes, maxFrameBytes))
+		if n == 0 {
+			if end == segmentDataOffset {
+				panic(fmt.Sprintf("wal: a record of %d bytes does not fit a segment", len(changes[0].Payload)))
+			}
+			rotations++
+			end = segmentDataOffset
+			continue
+		}
+		end = alignUp(end+frameHeaderBytes+int64(length), gridBytes)
+		changes = changes[n:]
+	}
+	return rotations, end
+}
+
+// appendFrameLocked writes one frame with as many of the changes as it may hold, and returns how many.
+func (l *Log) appendFrameLocked(changes []Change, timeNs int64) (int, error) {
+	current := l.chain[len(l.chain)-1]
+	n, length := frameFill(changes, min(l.cfg.SegmentBytes-current.end-frameHeaderBytes, maxFrameBytes))
+	if n == 0 {
+		if err := l.rotateLocked(); err != nil {
+			return 0, err
+		}
+		current = l.chain[len(l.chain)-1]
+		n, length = frameFill(changes, min(l.cfg.SegmentBytes-current.end-frameHeaderBytes, maxFrameBytes))
+	}
+	head := l.Head()
+	f := frame{
+		previous:    l.lastCRC,
+		incarnation: l.incarnation,
+		segment:     current.sequence,
+		first:       head + 1,
+		durable:     l.Durable(),
+		committed:   block.LSN(l.committed.Load()),
+		length:      length,
+		records:     n,
+	}
+	if err := l.writeFrameLocked(current, f, changes[:n], timeNs); err != nil {
+		return 0, err
+	}
+	l.head.Store(uint64(head) + uint64(n))
+	current.last = l.Head()
+	return n, nil
+}
+
+// frameFill returns how many of the changes, and how many bytes of records, fit in limit bytes.
+func frameFill(changes []Change, limit int64) (n, length int) {
+	for n < len(changes) {
+		size := RecordHeaderBytes + len(changes[n].Payload)
+		if int64(length+size) > limit {
+			break
+		}
+		length += size
+		n++
+	}
+	return n, length
+}
+
+// writeFrameLocked writes the frame at the end of the segment with one call, and moves the end.
+func (l *Log) writeFrameLocked(s *segment, f frame, changes []Change, timeNs int64) error {
+	sc := &l.scratch
+	if need := frameHeaderBytes + len(changes)*RecordHeaderBytes; cap(sc.headers) < need {
+		sc.headers = make([]byte, need)
+	}
+	headers := sc.headers[:frameHeaderBytes+len(changes)*RecordHeaderBytes]
+	vector := sc.vector[:0]
+	f.encode(headers)
+	pending := 0 // start of the header bytes not yet in the vector
+	payload := s.end + frameHeaderBytes
+	for i := range changes {
+		c := &changes[i]
+		at := frameHeaderBytes + i*RecordHeaderBytes
+		c.LSN = f.first + block.LSN(i)
+		payload += RecordHeaderBytes
+		c.Position = Position{Segment: s.sequence, Offset: payload}
+		r := Record{Type: c.Type, LSN: c.LSN, Epoch: l.epoch, Range: c.Range, Time: timeNs, Payload: c.Payload}
+		if err := r.checkShape(len(c.Payload), l.cfg.BlockBytes); err != nil {
+			panic("wal: append: " + err.Error())
+		}
+		r.encodeHeader(headers[at:])
+		if len(c.Payload) > 0 {
+			vector = append(vector, headers[pending:at+RecordHeaderBytes], c.Payload)
+			pending = at + RecordHeaderBytes
+			payload += int64(len(c.Payload))
+		}
+	}
+	if pending < len(headers) {
+		vector = append(vector, headers[pending:])
+	}
+	end := s.end + f.size()
+	next := alignUp(end, gridBytes)
+	if page := min(alignUp(end, pageBytes), l.cfg.SegmentBytes); page > end {
+		vector = append(vector, sc.padding[:page-end])
+	}
+	crc := sealFrame(headers, l.seed)
+	l.touchLocked(s)
+	err := s.file.WriteVecAt(vector, s.end)
+	clear(vector) // do not keep the callers' payloads alive
+	sc.vector = vector[:0]
+	if err != nil {
+		return l.fail(fmt.Errorf("append to log segment %s at %d: %w", s.name, s.end, err))
+	}
+	l.lastCRC = crc
+	s.end = next
+	return nil
+}
+
+// touchLocked notes that the segment has something to sync.
+func (l *Log) touchLocked(s *segment) {
+	if n := len(l.unsynced); n == 0 || l.unsynced[n-1] != s {
+		l.unsynced = append(l.unsynced, s)
+	}
+}
+
+// StartEpoch begins a new epoch with an epoch-start record and returns the lineage entry. It does not sync.
+func (l *Log) StartEpoch(epoch block.Epoch, id, primary uuid.UUID, timeNs int64) (block.EpochStart, error) {
+	l.mu.Lock()
+	if epoch <= l.epoch {
+		l.mu.Unlock()
+		return block.EpochStart{}, fmt.Errorf("log: epoch %d does not follow epoch %d", epoch, l.epoch)
+	}
+	l.epoch = epoch
+	l.mu.Unlock()
+	c := []Change{{Type: RecordEpochStart, Payload: epochStartPayload(id, primary)}}
+	if err := l.Append(c, timeNs); err != nil {
+		return block.EpochStart{}, fmt.Errorf("start epoch %d: %w", epoch, err)
+	}
+	return block.EpochStart{Epoch: epoch, ID: id, Primary: primary, First: c[0].LSN}, nil
+}

@@ -1,0 +1,112 @@
+package wal
+
+import (
+	"fmt"
+
+	"lockstep/block"
+)
+
+// Sync returns once every record appended before the call is on stable storage, and the LSN up to which all are. Calls
+// that overlap share one fdatasync: the first to come syncs, and answers the others. After an error the log has failed
+// (ErrFailed), and Sync never succeeds again.
+func (l *Log) Sync() (block.LSN, error) {
+	return l.syncTo(l.Head(), false)
+}
+
+// syncTo returns once records up to target are durable. With force it syncs even where they are already.
+func (l *Log) syncTo(target block.LSN, force bool) (block.LSN, error) {
+	g := &l.group
+	g.Lock()
+	for g.syncing && (force || l.Durable() < target) {
+		g.done.Wait()
+	}
+	if err := l.Err(); err != nil {
+		g.Unlock()
+		return 0, err
+	}
+	if !force && l.Durable() >= target {
+		g.Unlock()
+		return l.Durable(), nil
+	}
+	g.syncing = true
+	g.Unlock()
+
+	durable, err := l.syncFiles()
+
+	g.Lock()
+	g.syncing = false
+	g.done.Broadcast()
+	g.Unlock()
+	return durable, err
+}
+
+// syncFiles makes everything that is appended now durable. One goroutine at a time.
+func (l *Log) syncFiles() (block.LSN, error) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return 0, ErrClosed
+	}
+	files := append([]*segment(nil), l.unsynced...)
+	l.unsynced = l.unsynced[:0]
+	head := l.Head()
+	l.mu.Unlock()
+	for _, s := range files {
+		if err := s.file.Sync(); err != nil {
+			return 0, l.fail(fmt.Errorf("sync log segment %s: %w", s.name, err))
+		}
+	}
+	l.durable.Store(uint64(head))
+	return head, nil
+}
+
+// Marked tells whether the log itself says, durably, how far it is durable. While it does not, a loss of the newest
+// records by the disk would be taken for a torn tail.
+func (l *Log) Marked() bool { return l.marked.Load() == l.durable.Load() }
+
+// Mark writes a frame without records that carries the durable mark, and syncs it, unless the log is marked already.
+// Where not even that fits it returns ErrFull.
+func (l *Log) Mark() error {
+	durable := l.Durable()
+	if l.marked.Load() >= uint64(durable) {
+		return nil
+	}
+	if err := l.appendMark(); err != nil {
+		return err
+	}
+	if _, err := l.syncTo(0, true); err != nil {
+		return err
+	}
+	l.marked.Store(uint64(durable))
+	return nil
+}
+
+func (l *Log) appendMark() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.writableLocked(); err != nil {
+		return err
+	}
+	current := l.chain[len(l.chain)-1]
+	if current.end+frameHeaderBytes > l.cfg.SegmentBytes {
+		if l.availableLocked() == 0 {
+			return ErrFull
+		}
+		if err := l.readyLocked(1); err != nil {
+			return err
+		}
+		if err := l.rotateLocked(); err != nil {
+			return err
+		}
+		current = l.chain[len(l.chain)-1]
+	}
+	f := frame{
+		previous:    l.lastCRC,
+		incarnation: l.incarnation,
+		segment:     current.sequence,
+		first:       l.Head() + 1,
+		durable:     l.Durable(),
+		committed:   block.LSN(l.committed.Load()),
+	}
+	return l.writeFrameLocked(current, f, nil, 0)
+}
