@@ -1,0 +1,96 @@
+package nbd
+
+import "sync"
+
+const (
+	// maxAnswerBytes is the longest answer without data: an error chunk.
+	maxAnswerBytes = failureBytes + maxCodeText
+	// batchRequests is the most requests in one batch.
+	batchRequests = 256
+	// replyBufferBytes is the size of buffer that several small reads share.
+	replyBufferBytes = 256 << 10
+)
+
+// answers is what goes to a client in one write: answers without data in small, reads in buffers.
+type answers struct {
+	small   []byte // Invariant: cap is enough for every request of a batch
+	buffers []*buffer
+	// chargeBytes is what the requests answered here count for against their connection's bound.
+	chargeBytes int64
+}
+
+// answerPool holds answers between uses, of all servers of the process.
+type answerPool struct{ sync.Pool }
+
+func (p *answerPool) get() *answers {
+	if a, ok := p.Get().(*answers); ok {
+		return a
+	}
+	return &answers{small: make([]byte, 0, batchRequests*maxAnswerBytes)}
+}
+
+// put gives up the buffers and keeps the rest.
+func (p *answerPool) put(a *answers) {
+	for _, b := range a.buffers {
+		b.release()
+	}
+	clear(a.buffers)
+	a.small, a.buffers, a.chargeBytes = a.small[:0], a.buffers[:0], 0
+	p.Put(a)
+}
+
+// trim gives up a last buffer that holds nothing.
+func (a *answers) trim() {
+	last := len(a.buffers) - 1
+	if last >= 0 && a.buffers[last].filled == 0 {
+		a.buffers[last].release()
+		a.buffers[last] = nil
+		a.buffers = a.buffers[:last]
+	}
+}
+
+// dataBytes is how much the buffers hold.
+func (a *answers) dataBytes() int {
+	n := 0
+	for _, b := range a.buffers {
+		n += b.filled
+	}
+	return n
+}
+
+// add appends an answer without data.
+func (a *answers) add(structured bool, cookie uint64, code uint32) {
+	if structured && code != codeOK {
+		a.small = appendFailure(a.small, cookie, code)
+		return
+	}
+	a.small = appendSimple(a.small, cookie, code)
+}
+
+// addEmptyRead answers a read of no bytes, which in a structured reply has no data chunk at all.
+func (a *answers) addEmptyRead(structured bool, cookie uint64) {
+	if structured {
+		a.small = appendChunk(a.small, replyFlagDone, chunkNone, cookie, 0)
+		return
+	}
+	a.small = appendSimple(a.small, cookie, codeOK)
+}
+
+// readReplyBytes is the length of the answer to a read.
+func readReplyBytes(structured bool, length int) int {
+	if structured {
+		return dataBytes + length
+	}
+	return simpleBytes + length
+}
+
+// encodeRead writes the header of the answer to r at the start of space, and returns where its data belongs.
+func encodeRead(space []byte, structured bool, r request) (data []byte) {
+	header := space[:0]
+	if structured {
+		header = appendData(header, r.cookie, r.offset, r.length)
+	} else {
+		header = appendSimple(header, r.cookie, codeOK)
+	}
+	return space[len(header) : len(header)+int(r.length)]
+}

@@ -1,0 +1,225 @@
+package nbd
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// batch is the requests that are carried out together.
+type batch struct {
+	changes []Change
+	cookies []uint64 // of the changes, one for each
+	reads   []request
+	status  []request
+	flushes []uint64 // cookies
+	ready   *answers // to requests that needed nothing but an answer
+
+	payloads *buffer // that the changes' data lie in; nil: none
+
+	count       int   // requests in the batch, answered ones included
+	readBytes   int   // that its reads ask for
+	largest     int   // bytes of its largest request, payload included
+	chargeBytes int64 // what its requests count for against the connection's bound
+
+	changesChargeBytes int64 // the part of chargeBytes that its changes make up
+}
+
+// batchPool holds batches between uses.
+type batchPool struct{ sync.Pool }
+
+func (p *batchPool) get() *batch {
+	if b, ok := p.Get().(*batch); ok {
+		return b
+	}
+	return &batch{}
+}
+
+func (p *batchPool) put(b *batch) {
+	if b.payloads != nil {
+		b.payloads.release()
+	}
+	clear(b.changes)
+	*b = batch{
+		changes: b.changes[:0],
+		cookies: b.cookies[:0],
+		reads:   b.reads[:0],
+		status:  b.status[:0],
+		flushes: b.flushes[:0],
+	}
+	p.Put(b)
+}
+
+// answer answers r without carrying it out.
+func (b *batch) answer(structured bool, r request, code uint32) {
+	b.ready.chargeBytes += r.chargeBytes()
+	if r.kind == cmdRead && code == codeOK {
+		b.ready.addEmptyRead(structured, r.cookie)
+		return
+	}
+	b.ready.add(structured, r.cookie, code)
+}
+
+const (
+	// requestChargeBytes is what a request counts for besides its data.
+	requestChargeBytes = 4 << 10
+	// batchReadBytes ends a batch once its reads ask for so much.
+	batchReadBytes = 4 << 20
+)
+
+func (r request) chargeBytes() int64 {
+	if r.kind == cmdRead || r.kind == cmdWrite {
+		return requestChargeBytes + int64(min(r.length, maxPayloadBytes))
+	}
+	return requestChargeBytes
+}
+
+var (
+	errDisconnect = errors.New("client disconnected")
+	errPayload    = errors.New("write longer than the server drops")
+)
+
+// parser turns the bytes of a connection into batches. Its owner is the leader.
+type parser struct {
+	input *input
+	terms terms
+
+	// skip is how much of a refused write's payload is still to be dropped; then refused is answered with code.
+	skip    int64
+	refused request
+	code    uint32
+
+	err error // nothing can be read after what was parsed
+}
+
+// missing says what parse waits for: total as for fill, or a request's charge that room did not admit.
+type missing struct {
+	total       int
+	chargeBytes int64
+}
+
+// parse moves complete requests from the input to b until b is full, the input has no more, or their charges exceed
+// room; a request that would take more than all of room is left in the input.
+func (p *parser) parse(b *batch, roomBytes int64) missing {
+	for p.err == nil {
+		if b.count == batchRequests || b.readBytes >= batchReadBytes {
+			return missing{}
+		}
+		if !p.dropRefused(b) {
+			return missing{total: int(p.skip)}
+		}
+		bytes := p.input.bytes()
+		if len(bytes) == 0 {
+			return missing{}
+		}
+		if len(bytes) < requestBytes {
+			return missing{total: requestBytes}
+		}
+		var r request
+		if r, p.err = decodeRequest(bytes); p.err != nil {
+			p.err = fmt.Errorf("decode a request: %w", p.err)
+			break
+		}
+		if charge := r.chargeBytes(); b.chargeBytes+charge > roomBytes {
+			return missing{chargeBytes: charge}
+		}
+		if total := p.take(b, r, bytes); total > 0 {
+			return missing{total: total}
+		}
+	}
+	return missing{}
+}
+
+// take moves one request to b. Where its payload is not complete it takes nothing and returns the request's length.
+func (p *parser) take(b *batch, r request, bytes []byte) (total int) {
+	if r.kind == cmdDisconnect {
+		p.err = errDisconnect
+		return 0
+	}
+	code := p.terms.check(r)
+	switch {
+	case code != codeOK && r.payloadBytes() > maxDrainBytes:
+		p.err = fmt.Errorf("%w: %d bytes", errPayload, r.length)
+		return 0
+	case code != codeOK && r.payloadBytes() > 0:
+		p.input.consume(requestBytes)
+		p.skip, p.refused, p.code = r.payloadBytes(), r, code
+		return 0
+	}
+	total = requestBytes + int(r.payloadBytes())
+	if len(bytes) < total {
+		return total
+	}
+	b.count++
+	b.chargeBytes += r.chargeBytes()
+	b.largest = max(b.largest, total)
+	if code == codeOK {
+		p.add(b, r, bytes[requestBytes:total])
+	} else {
+		b.answer(p.terms.structured, r, code)
+	}
+	p.input.consume(total)
+	return 0
+}
+
+// dropRefused drops what is here of a refused write's payload, and reports whether none is outstanding. The answer
+// waits for the whole payload: a client need not look for it before it has sent that.
+func (p *parser) dropRefused(b *batch) bool {
+	if p.skip == 0 {
+		return true
+	}
+	n := min(p.skip, int64(len(p.input.bytes())))
+	p.input.consume(int(n))
+	if p.skip -= n; p.skip > 0 {
+		return false
+	}
+	b.count++
+	b.chargeBytes += p.refused.chargeBytes()
+	b.answer(p.terms.structured, p.refused, p.code)
+	return true
+}
+
+// add sorts a request that was checked into b.
+func (p *parser) add(b *batch, r request, payload []byte) {
+	switch {
+	case r.kind == cmdFlush:
+		b.flushes = append(b.flushes, r.cookie)
+	case r.kind == cmdBlockStatus:
+		b.status = append(b.status, r)
+	case r.kind == cmdCache: // a hint; reads fill the cache soon enough
+		b.answer(p.terms.structured, r, codeOK)
+	case r.kind == cmdRead && r.length > 0:
+		b.reads = append(b.reads, r)
+		b.readBytes += int(r.length)
+	case r.length == 0: // a read or a change of nothing
+		b.answer(p.terms.structured, r, codeOK)
+	default:
+		p.addChange(b, r, payload)
+	}
+}
+
+func (p *parser) addChange(b *batch, r request, payload []byte) {
+	c := Change{
+		FUA:    r.flags&cmdFlagFUA != 0,
+		NoHole: r.flags&cmdFlagNoHole != 0,
+		Offset: int64(r.offset),
+		Length: int64(r.length),
+	}
+	switch r.kind {
+	case cmdWrite:
+		c.Op, c.Data = OpWrite, payload
+		if b.payloads == nil {
+			b.payloads = p.input.buf
+			b.payloads.hold()
+		}
+	case cmdTrim:
+		c.Op = OpTrim
+	case cmdWriteZeroes:
+		c.Op = OpWriteZeroes
+	default:
+		panic(fmt.Sprintf("nbd: command %d is no change", r.kind))
+	}
+	b.changes = append(b.changes, c)
+	b.cookies = append(b.cookies, r.cookie)
+	b.changesChargeBytes += r.chargeBytes()
+}

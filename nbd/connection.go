@@ -1,0 +1,159 @@
+package nbd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// lingerTime is how long a connection that the server ends waits for the client to end it too.
+const lingerTime = time.Second
+
+// errReplaced means that another export took the name while a client was choosing it.
+var errReplaced = errors.New("export was replaced")
+
+// connection is one client, from accept to close.
+type connection struct {
+	server *Server
+	conn   net.Conn
+	done   chan struct{} // closed when nothing of it is left
+
+	// Guarded by server.mu.
+	chosen bool   // the client has chosen an export
+	export string // its canonical name
+
+	mu           sync.Mutex
+	transmission *transmission // nil in the handshake
+	draining     bool
+}
+
+// run serves the client until the connection ends.
+func (c *connection) run() {
+	defer close(c.done)
+	defer c.server.remove(c)
+	defer c.conn.Close()
+	logger := c.server.cfg.Logger.With().Stringer("client", c.conn.RemoteAddr()).Logger()
+	disconnects := c.server.disconnectsSoFar()
+	export, agreed, err := c.negotiate(logger)
+	if err != nil {
+		logger.Debug().Err(err).Msg("nbd handshake ended")
+		return
+	}
+	t, err := c.enter(&export, agreed, disconnects)
+	if err != nil {
+		export.release()
+		logger.Warn().Err(err).Str("export", export.Name).Msg("nbd client refused")
+		return
+	}
+	logger.Info().Str("export", export.Name).Msg("nbd client connected")
+	err = t.run()
+	export.release()
+	logger.Info().Str("export", export.Name).AnErr("reason", err).Msg("nbd client disconnected")
+	if err != nil && !errors.Is(err, io.EOF) && t.sender.failure() == nil {
+		t.parser.input.socket.linger(lingerTime)
+	}
+}
+
+// negotiate does the handshake, in no longer than it may take.
+func (c *connection) negotiate(logger zerolog.Logger) (Export, terms, error) {
+	if err := c.conn.SetDeadline(time.Now().Add(c.server.cfg.HandshakeTimeout)); err != nil {
+		return Export{}, terms{}, fmt.Errorf("limit the handshake's time: %w", err)
+	}
+	h := handshake{
+		conn:    c.conn,
+		exports: c.server.cfg.Exports,
+		logger: func(name string, err error) {
+			logger.Warn().Err(err).Str("export", name).Msg("nbd export not available")
+		},
+	}
+	export, agreed, err := h.run()
+	if err != nil {
+		return Export{}, terms{}, err
+	}
+	if err := c.conn.SetDeadline(time.Time{}); err != nil {
+		export.release()
+		return Export{}, terms{}, fmt.Errorf("end the handshake's time limit: %w", err)
+	}
+	return export, agreed, nil
+}
+
+// enter moves the connection to transmission. A Disconnect since the handshake began cannot have seen this client, so
+// then the export is looked up again, and released by the caller whatever happens.
+func (c *connection) enter(export *Export, agreed terms, disconnects uint64) (*transmission, error) {
+	for !c.choose(export.Name, &disconnects) {
+		again, err := c.server.cfg.Exports.Lookup(export.Name)
+		if err != nil {
+			return nil, fmt.Errorf("look up export again: %w", err)
+		}
+		export.release()
+		*export = again
+		if uint64(again.Device.Size()) < agreed.sizeBytes || again.ReadOnly != agreed.readOnly {
+			return nil, errReplaced
+		}
+	}
+	t, err := newTransmission(c.server, c.conn, export.Device, agreed)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.draining {
+		return nil, errDraining
+	}
+	c.transmission = t
+	return t, nil
+}
+
+// choose makes the connection visible to Disconnect, unless one was called since *disconnects, which it updates.
+func (c *connection) choose(name string, disconnects *uint64) bool {
+	s := c.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.disconnects != *disconnects {
+		*disconnects = s.disconnects
+		return false
+	}
+	c.chosen, c.export = true, name
+	return true
+}
+
+// drain ends the connection after its requests in flight.
+func (c *connection) drain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.draining = true
+	if c.transmission != nil {
+		c.transmission.drain()
+		return
+	}
+	_ = c.conn.Close() // ends the handshake
+}
+
+// kill cuts the connection.
+func (c *connection) kill() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.draining = true
+	if c.transmission != nil {
+		c.transmission.kill()
+		return
+	}
+	_ = c.conn.Close() // ends the handshake
+}
+
+func (s *Server) disconnectsSoFar() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.disconnects
+}
+
+func (s *Server) remove(c *connection) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.connections, c)
+}
