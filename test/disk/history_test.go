@@ -27,7 +27,7 @@ func TestSoundLedgerPassesFaults(t *testing.T) {
 
 func TestSoundLedgerPassesRandom(t *testing.T) {
 	h := ledgerHistory(sound)
-	h.Seeds = 500
+	h.Seeds = 300
 	disk.Random(t, h)
 }
 

@@ -36,11 +36,9 @@ func (d *Disk) Kill() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if a := d.inflight; a != nil {
-		part := d.rng.Int64N(a.parts() + 1)
-		if part < a.parts() {
-			part = part / SectorSize * SectorSize
-		}
-		_, _ = d.performLocked(a, part)
+		sectors := (a.parts() + SectorSize - 1) / SectorSize
+		part := d.rng.Int64N(sectors+1) * SectorSize
+		_, _ = d.performLocked(a, min(part, a.parts())) // where there was no room, what fits
 	}
 	d.restartLocked("kill")
 }
