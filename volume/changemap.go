@@ -139,7 +139,6 @@ func (m *changeMap) raiseAllLocked(lsn block.LSN) {
 	for i, p := range m.pages {
 		if p != nil && p.newest <= m.floor {
 			m.pages[i] = nil
-			m.dirty.clear(i)
 		}
 	}
 }

@@ -203,7 +203,6 @@ func (m *changeMap) fillPage(page int, lsn block.LSN) {
 	first := uint64(page) * pageEntries
 	m.pages[page] = new(mapPage)
 	m.raisePageLocked(page, 0, min(m.chunks-first, pageEntries), lsn)
-	m.dirty.set(page)
 }
 
 // pageRun is a run of pages that lie one after the other in the file.

@@ -70,6 +70,10 @@ func TestChangeMapGolden(t *testing.T) {
 	if err != nil || p.entries[0] != 1000 || p.entries[507] != 1507 || p.newest != 1507 {
 		t.Fatalf("got %v, %v", p, err)
 	}
+	h.chunks = 3*pageEntries + 10 // the page is the last, and of a longer map
+	if p, err = decodeMapPage(encodedMapPage(), h, 3); err != nil || p.entries[9] != 1009 || p.entries[10] != 0 || p.newest != 1009 {
+		t.Fatalf("last page: got %v, %v", p, err)
+	}
 }
 
 func TestMapHeadDecodeErrors(t *testing.T) {
@@ -181,6 +185,9 @@ func TestS20DamagedPageIsOverstatedAndMended(t *testing.T) {
 			if err != nil || len(problems) != 1 || !strings.Contains(problems[0].Error(), fmt.Sprintf("page %d", c.page)) {
 				t.Fatalf("problems %v, %v", problems, err)
 			}
+			if size, _ := dir.files[mapName].Size(); size != mapFileBytes(10) {
+				t.Fatalf("size %d", size)
+			}
 			for i := c.page * pageEntries; i < min((c.page+1)*pageEntries, len(want)); i++ {
 				want[i] = 1000
 			}
@@ -196,6 +203,15 @@ func ageMapPage(b []byte, generation uint64) {
 	sealed(b, pageCRCAt)
 }
 
+func regenerateMapHead(t *testing.T, b []byte, generation uint64) {
+	h, err := decodeMapHead(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.generation = generation
+	h.encode(b)
+}
+
 // S20: without the head that the superblock names, all chunks count as changed at head, whatever else is in the file.
 func TestS20DamagedHeadOverstatesAll(t *testing.T) {
 	for name, damage := range map[string]func(dir *sectorDir){
@@ -204,14 +220,10 @@ func TestS20DamagedHeadOverstatesAll(t *testing.T) {
 		"torn":       func(d *sectorDir) { clear(d.files[mapName].cache[4096+1024 : 8192]) },
 		"unreadable": func(d *sectorDir) { d.files[mapName].bad[4096] = true },
 		"older": func(d *sectorDir) {
-			old := testMapHead()
-			old.generation, old.chunkBytes, old.chunks = 1, minChunkBytes, 10*pageEntries-30
-			copy(d.files[mapName].cache[4096:], encodedMapHead(old))
+			regenerateMapHead(t, d.files[mapName].cache[4096:8192], 1)
 		},
 		"newer": func(d *sectorDir) {
-			h := testMapHead()
-			h.generation = 5
-			copy(d.files[mapName].cache[4096:], encodedMapHead(h))
+			regenerateMapHead(t, d.files[mapName].cache[4096:8192], 5)
 		},
 		"empty file":  func(d *sectorDir) { d.files[mapName].cache = nil },
 		"no file":     func(d *sectorDir) { delete(d.files, mapName) },

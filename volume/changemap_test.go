@@ -334,9 +334,42 @@ func TestL9ChangeMapFloor(t *testing.T) {
 	if again.At(3) != 9 || again.At(4) != 8 || again.At(chunks-1) != 8 {
 		t.Fatalf("got %d, %d, %d", again.At(3), again.At(4), again.At(chunks-1))
 	}
+	if again.pages[1] != nil {
+		t.Fatal("a page below the floor was kept on disk")
+	}
 	again.RaiseAll(7)
 	if again.At(4) != 8 {
 		t.Fatal("the floor sank")
+	}
+}
+
+// What is raised in the middle of a Write may wait for the next one, but the generation is whole.
+func TestL9ChangeMapRaisedDuringWrite(t *testing.T) {
+	const chunks = 4 * pageEntries
+	for name, raise := range map[string]func(m *changeMap){
+		"new page":           func(m *changeMap) { m.Raise(3*pageEntries, 1, 9) },
+		"page being written": func(m *changeMap) { m.Raise(0, 1, 9) },
+		"page of before":     func(m *changeMap) { m.Raise(pageEntries, 1, 9) },
+		"all":                func(m *changeMap) { m.RaiseAll(9) },
+		"all, and one":       func(m *changeMap) { m.RaiseAll(9); m.Raise(0, 1, 10); m.Raise(pageEntries, 1, 10) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := newSectorDir()
+			m := mustCreateMap(t, dir, chunks)
+			m.Raise(pageEntries, 5, 1)
+			m.save(t, 2)
+			m.Raise(0, 5, 2)
+			before := m.content()
+			dir.files[mapName].onWrite = func() { raise(m) }
+			m.save(t, 3)
+			for i, lsn := range reopenMap(t, dir, chunks, 3).content() {
+				if lsn < before[i] {
+					t.Fatalf("chunk %d at %d, want %d", i, lsn, before[i])
+				}
+			}
+			m.save(t, 4)
+			wantContent(t, "next", reopenMap(t, dir, chunks, 4).content(), m.content())
+		})
 	}
 }
 

@@ -36,6 +36,7 @@ type sectorDisk struct {
 	bad      map[int64]bool
 	// forgetSync makes syncs fail, and what was written counts as clean though it never arrived (L4).
 	forgetSync bool
+	onWrite    func() // called once, before the next write
 }
 
 type sectorWrite struct {
@@ -64,6 +65,10 @@ func (d *sectorDisk) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (d *sectorDisk) WriteAt(p []byte, off int64) (int, error) {
+	if f := d.onWrite; f != nil {
+		d.onWrite = nil
+		f()
+	}
 	err := d.ops.spend()
 	if grow := off + int64(len(p)) - int64(len(d.cache)); grow > 0 {
 		d.cache = append(d.cache, make([]byte, grow)...)

@@ -138,6 +138,8 @@ func (f *found) readHeader(cfg *Config) error {
 		return fmt.Errorf("%w: it is of volume %s, the base image of volume %s", ErrMismatch, h.volume, cfg.VolumeID)
 	case h.copy != cfg.CopyID:
 		return fmt.Errorf("%w: it is of copy %s, the base image of copy %s", ErrMismatch, h.copy, cfg.CopyID)
+	case h.incarnation > cfg.Incarnation:
+		return newerThanBase(h.incarnation, cfg.Incarnation)
 	case h.blockBytes != cfg.BlockBytes || h.size != cfg.SegmentBytes:
 		return fmt.Errorf("%w: blocks of %d bytes in %d, the base image says %d in %d",
 			ErrMismatch, h.blockBytes, h.size, cfg.BlockBytes, cfg.SegmentBytes)
@@ -150,14 +152,15 @@ func (f *found) readHeader(cfg *Config) error {
 	return nil
 }
 
+// newerThanBase is the error for what a later incarnation of the log wrote than the base image knows of.
+func newerThanBase(incarnation, known uint64) error {
+	return fmt.Errorf("%w: it was written by incarnation %d, the base image knows only of %d: is this an older copy of the base image?",
+		ErrMismatch, incarnation, known)
+}
+
 // recover finds the chain among the segments and follows it.
 func (l *Log) recover(all []*found, replay func(Record, Position) error) error {
-	start, err := findStart(all, l.cfg.Checkpoint)
-	if err != nil {
-		return err
-	}
 	w := newWalker(&l.cfg)
-	w.next, w.lastCRC = start.first, start.decoded.previousCRC
 	w.onRecord = func(r Record, p Position) error {
 		l.epoch = max(l.epoch, r.Epoch)
 		if r.LSN <= l.cfg.Checkpoint || replay == nil {
@@ -165,22 +168,20 @@ func (l *Log) recover(all []*found, replay func(Record, Position) error) error {
 		}
 		return replay(r, p)
 	}
-	var why error
-	for s := start; s != nil; s = successor(all, s, w) {
-		if s.decoded.incarnation > l.cfg.Incarnation {
-			return fmt.Errorf("log segment %s: %w: it was begun by incarnation %d, the base image knows only of %d: is this an older copy of the base image?",
-				s.name, ErrMismatch, s.decoded.incarnation, l.cfg.Incarnation)
-		}
-		w.incarnation = max(w.incarnation, s.decoded.incarnation)
-		var fatal error
-		if why, fatal = w.segment(&s.segment); fatal != nil {
-			return fatal
-		}
+	chain, why, err := w.walk(all)
+	if err != nil {
+		return err
+	}
+	if err := w.checkEnd(all, chain, why); err != nil {
+		return err
+	}
+	if w.next <= l.cfg.Checkpoint {
+		// Segments behind the checkpoint were being recycled, and nothing after it became durable.
+		chain, w.next, w.lastCRC, w.tail = nil, l.cfg.Checkpoint+1, 0, nil
+	}
+	for _, s := range chain {
 		l.chain = append(l.chain, &s.segment)
 		l.segments.by[s.sequence] = &s.segment
-	}
-	if err := l.checkEnd(all, w, why); err != nil {
-		return err
 	}
 	l.lastCRC, l.tail = w.lastCRC, w.tail
 	l.head.Store(uint64(w.next - 1))
@@ -191,21 +192,34 @@ func (l *Log) recover(all []*found, replay func(Record, Position) error) error {
 	return nil
 }
 
+// walk follows the chain from the newest segment that begins at or below the checkpoint, and returns its segments and
+// why it ends. Without such a segment the chain is empty, and the record after the checkpoint is expected next.
+func (w *walker) walk(all []*found) (chain []*found, why, fatal error) {
+	w.next = w.cfg.Checkpoint + 1
+	why = fmt.Errorf("%w: no segment begins at or below record %d", ErrSegmentMagic, w.next)
+	start := findStart(all, w.cfg.Checkpoint)
+	if start == nil {
+		return nil, why, nil
+	}
+	w.next, w.lastCRC = start.first, start.decoded.previousCRC
+	for s := start; s != nil; s = successor(all, s, w) {
+		w.incarnation = max(w.incarnation, s.decoded.incarnation)
+		if why, fatal = w.segment(&s.segment); fatal != nil {
+			return nil, nil, fatal
+		}
+		chain = append(chain, s)
+	}
+	return chain, why, nil
+}
+
 // findStart returns the segment that holds the record after the checkpoint: the newest that begins at or below it.
-func findStart(all []*found, checkpoint block.LSN) (*found, error) {
+func findStart(all []*found, checkpoint block.LSN) *found {
 	for _, f := range slices.Backward(all) {
 		if f.bad == nil && f.sequence != 0 && f.first <= checkpoint+1 {
-			return f, nil
+			return f
 		}
 	}
-	var bad []error
-	for _, f := range all {
-		if f.bad != nil {
-			bad = append(bad, fmt.Errorf("segment %s: %w", f.name, f.bad))
-		}
-	}
-	return nil, fmt.Errorf("open log: %w: no segment holds record %d, which follows the base image's checkpoint; %w",
-		ErrMismatch, checkpoint+1, errors.Join(bad...))
+	return nil
 }
 
 // successor returns the segment that continues the chain after s, or nil.
@@ -220,17 +234,22 @@ func successor(all []*found, s *found, w *walker) *found {
 	return nil
 }
 
-// checkEnd tells whether the log may end where the chain does: nothing that was durable may lie behind.
-func (l *Log) checkEnd(all []*found, w *walker, why error) error {
-	last := l.chain[len(l.chain)-1]
-	durable := max(l.cfg.Durable, w.mark)
+// checkEnd tells whether the log may end where the chain does: nothing that was durable, and that the base image has
+// not, may lie behind.
+func (w *walker) checkEnd(all, chain []*found, why error) error {
+	durable := max(w.cfg.Durable, w.mark)
+	place := &CorruptError{Segment: "none", Offset: segmentDataOffset}
+	last := uint64(0)
+	if n := len(chain); n > 0 {
+		place.Segment, place.Offset, last = chain[n-1].name, chain[n-1].end, chain[n-1].sequence
+	}
 	for _, f := range all {
 		off := int64(segmentDataOffset)
 		switch {
-		case &f.segment == last:
-			off = last.end
-		case f.bad == nil && f.sequence <= last.sequence:
+		case f.bad == nil && f.sequence < last:
 			continue
+		case f.bad == nil && f.sequence == last && last > 0:
+			off = f.end
 		}
 		mark, err := w.highestMark(&f.segment, off)
 		if err != nil {
@@ -238,10 +257,16 @@ func (l *Log) checkEnd(all []*found, w *walker, why error) error {
 		}
 		durable = max(durable, mark)
 	}
-	if durable >= w.next {
-		return &CorruptError{Segment: last.name, Offset: last.end, LSN: w.next, Durable: durable, Reason: why}
+	if durable < max(w.next, w.cfg.Checkpoint+1) {
+		return nil
 	}
-	return nil
+	place.LSN, place.Durable, place.Reason = w.next, durable, why
+	for _, f := range all {
+		if f.bad != nil {
+			place.Reason = errors.Join(place.Reason, fmt.Errorf("segment %s: %w", f.name, f.bad))
+		}
+	}
+	return place
 }
 
 // keepRest sorts out the files that are not in the chain.
@@ -284,7 +309,7 @@ func (l *Log) Harden() error {
 			off += int64(len(b))
 		}
 	}
-	if n := len(l.chain); previous != l.chain[n-1] {
+	if n := len(l.chain); n > 0 && previous != l.chain[n-1] {
 		if err := l.chain[n-1].writeHeader(); err != nil {
 			return l.fail(err)
 		}
@@ -311,9 +336,12 @@ func (l *Log) Start(incarnation uint64) error {
 	if incarnation <= l.cfg.Incarnation || l.Durable() != l.Head() || l.tail != nil {
 		panic("wal: Start of a log that is not hardened, or under an old incarnation")
 	}
-	last := l.chain[len(l.chain)-1]
+	last := uint64(0)
+	if n := len(l.chain); n > 0 {
+		last = l.chain[n-1].sequence
+	}
 	for _, s := range l.free {
-		if s.header != nil && s.sequence < last.sequence {
+		if s.header != nil && s.sequence < last {
 			continue
 		}
 		if err := l.emptySegment(s); err != nil {
@@ -324,8 +352,29 @@ func (l *Log) Start(incarnation uint64) error {
 		return l.fail(err)
 	}
 	l.incarnation, l.started = incarnation, true
+	if len(l.chain) == 0 {
+		if err := l.restartLocked(); err != nil {
+			return l.fail(err)
+		}
+	}
 	l.marked.Store(l.durable.Load())
 	l.wantSegment()
+	return nil
+}
+
+// restartLocked begins the chain anew, durably, where nothing of it was left behind the checkpoint.
+func (l *Log) restartLocked() error {
+	s := l.free[len(l.free)-1]
+	l.free = l.free[:len(l.free)-1]
+	l.sequence++
+	err := l.beginSegment(s, l.headerLocked(l.sequence, l.Head()+1))
+	l.joinLocked(s)
+	if err != nil {
+		return err
+	}
+	if err := s.file.Sync(); err != nil {
+		return fmt.Errorf("sync log segment %s: %w", s.name, err)
+	}
 	return nil
 }
 

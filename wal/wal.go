@@ -93,7 +93,7 @@ type Log struct {
 
 	// mu guards appending: what follows, and the order of everything in the files.
 	mu          sync.Mutex
-	chain       []*segment // by sequence; the last one is appended to. Invariant: never empty
+	chain       []*segment // by sequence; the last one is appended to. Invariant: not empty after Start
 	spare       *segment   // made ahead, not in the chain yet
 	free        []*segment // files that hold nothing wanted
 	files       int        // segment files there are, in the chain or not

@@ -155,8 +155,7 @@ func (w *walker) frame(win *window, s *segment) (*frame, []walked, error) {
 		return nil, nil, err
 	}
 	if f.incarnation > w.cfg.Incarnation {
-		return nil, nil, fmt.Errorf("%w: it was written by incarnation %d, the base image knows only of %d: is this an older copy of the base image?",
-			ErrMismatch, f.incarnation, w.cfg.Incarnation)
+		return nil, nil, newerThanBase(f.incarnation, w.cfg.Incarnation)
 	}
 	return &f, w.records, nil
 }
@@ -217,9 +216,13 @@ func (w *walker) highestMark(s *segment, off int64) (block.LSN, error) {
 		if b, err = win.at(off, int(f.size())); err != nil {
 			return 0, fmt.Errorf("look for later frames in log segment %s: %w", s.name, err)
 		}
-		if _, err := decodeFrame(b, w.seed, w.cfg.BlockBytes, false, nil); err == nil {
-			highest = f.durable
+		if _, err := decodeFrame(b, w.seed, w.cfg.BlockBytes, false, nil); err != nil {
+			continue
 		}
+		if f.incarnation > w.cfg.Incarnation {
+			return 0, fmt.Errorf("log segment %s at %d: %w", s.name, off, newerThanBase(f.incarnation, w.cfg.Incarnation))
+		}
+		highest = f.durable
 	}
 	return highest, nil
 }
