@@ -244,7 +244,19 @@ func TestModelReads(t *testing.T) {
 	wantRefused(t, m.model.CheckRead(90, m.data[91:701]), "block 0 from byte 90")
 }
 
-func TestModelRejectedAndFailed(t *testing.T) {
+func TestModelCloneGoesItsOwnWay(t *testing.T) {
+	m := eightBlocks(t)
+	_, id := m.begin(0, 1)
+	fork := m.model.Clone()
+	m.model.Acked(id)
+	must(t, fork.CheckRead(0, m.data))
+	wantRefused(t, m.model.CheckRead(0, m.data), "block 0")
+	fork.Acked(fork.Begin(fork.Write(0, sector)))
+	m.put(m.write(0, 1))
+	must(t, m.recovered())
+}
+
+func TestModelRejectedChangeHasNoEffect(t *testing.T) {
 	m := eightBlocks(t)
 	one := m.write(0, 1)
 	two, rejectedID := m.begin(0, 1)
