@@ -1,0 +1,216 @@
+// Command lockstep serves replicated block devices over NBD, and manages the volumes behind them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/rs/zerolog"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"lockstep/node"
+)
+
+func main() {
+	app := command(os.Stdin, os.Stdout, os.Stderr)
+	if err := app.Run(flagsFirst(app, os.Args)); err != nil {
+		fmt.Fprintf(os.Stderr, "lockstep: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// command is the whole command line.
+func command(in, out, errs *os.File) *cli.App {
+	c := &console{in: in, out: out, errs: errs}
+	return &cli.App{
+		Name:                 "lockstep",
+		Usage:                "a Linux block device that survives the loss of a machine",
+		Description:          overview,
+		Reader:               in,
+		Writer:               out,
+		ErrWriter:            errs,
+		EnableBashCompletion: true,
+		ExitErrHandler:       func(*cli.Context, error) {}, // the exit code is chosen in main
+		Commands:             []*cli.Command{c.serveCommand(), c.volumeCommand(), c.statusCommand()},
+	}
+}
+
+const overview = `Start a server, with a first volume of 1 GiB if there is none:
+
+    lockstep serve
+
+It prints how to attach each volume. Everything is kept in ./lockstep-data, unless
+--data-dir says otherwise. Then, in another terminal:
+
+    lockstep volume create db --size 100GiB
+    nbd-client -unix lockstep-data/lockstep.sock -N db -b 4096 /dev/nbd0
+    mkfs.ext4 /dev/nbd0
+
+Stop the server with Ctrl-C or SIGTERM.`
+
+// console is where a command reads and writes.
+type console struct{ in, out, errs *os.File }
+
+func logLevelFlag(level string) cli.Flag {
+	return &cli.StringFlag{Name: "log-level", Value: level, Usage: "debug, info, warn or error; the log goes to stderr"}
+}
+
+func (c *console) logger(ctx *cli.Context) (zerolog.Logger, error) {
+	level, err := zerolog.ParseLevel(ctx.String("log-level"))
+	if err != nil || level == zerolog.NoLevel {
+		return zerolog.Nop(), fmt.Errorf("--log-level: %q is not a level", ctx.String("log-level"))
+	}
+	var w io.Writer = c.errs
+	if isTerminal(c.errs) {
+		w = zerolog.ConsoleWriter{Out: c.errs, TimeFormat: time.TimeOnly}
+	}
+	return zerolog.New(w).Level(level).With().Timestamp().Logger(), nil
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+func dataDirFlag() cli.Flag {
+	return &cli.StringFlag{Name: "data-dir", Value: node.DefaultDataDir, EnvVars: []string{"LOCKSTEP_DATA_DIR"},
+		Usage: "`DIR` that everything is kept in"}
+}
+
+func (c *console) serveCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "serve",
+		Usage: "serve the volumes of a data directory",
+		Description: `Without flags: keeps everything in ./lockstep-data, makes a thin volume "disk0" of
+1 GiB if there is no volume, and serves on 127.0.0.1:10809 and on the Unix socket
+lockstep.sock in the data directory.
+
+NBD asks nobody who they are: whoever reaches --listen reads and writes every volume.
+
+SIGTERM or Ctrl-C finishes the requests under way, moves the log to the base images, and
+exits with 0. A second one skips the moving; nothing is lost by that, but the next start
+has more to replay.
+
+    lockstep serve --data-dir /srv/lockstep --listen 10.0.0.5:10809 --listen 127.0.0.1:10809`,
+		Flags: []cli.Flag{
+			dataDirFlag(),
+			logLevelFlag("info"),
+			&cli.StringSliceFlag{Name: "listen", Value: cli.NewStringSlice(node.DefaultListen), Usage: "serve NBD on this `HOST:PORT`; may be repeated"},
+			&cli.StringFlag{Name: "unix", Usage: "serve NBD on the Unix socket `PATH` (default: lockstep.sock in the data directory)"},
+			&cli.StringFlag{Name: "admin", Usage: "take commands on the Unix socket `PATH` (default: admin.sock in the data directory)"},
+			&cli.BoolFlag{Name: "read-only", Usage: "let no client change anything"},
+			&cli.DurationFlag{Name: "shutdown-timeout", Value: node.DefaultShutdownTimeout, Usage: "stop within this time, at the price of a longer next start"},
+		},
+		Action: c.serve,
+	}
+}
+
+func (c *console) serve(ctx *cli.Context) error {
+	log, err := c.logger(ctx)
+	if err != nil {
+		return err
+	}
+	if err := noArguments(ctx); err != nil {
+		return err
+	}
+	running, hurry, done := signals(ctx.Context, log)
+	defer done()
+	return node.Run(running, node.Config{
+		DataDir:         ctx.String("data-dir"),
+		Listen:          ctx.StringSlice("listen"),
+		Unix:            ctx.String("unix"),
+		Admin:           ctx.String("admin"),
+		ReadOnly:        ctx.Bool("read-only"),
+		ShutdownTimeout: ctx.Duration("shutdown-timeout"),
+		Hurry:           hurry,
+		Ready: func(e node.Endpoints) {
+			// Nobody may be reading it: the log has the addresses too.
+			_ = node.WriteAttach(c.out, e)
+		},
+		Logger: log,
+	})
+}
+
+// signals returns a context that ends with the first SIGINT or SIGTERM, and one that ends with the second. done waits
+// for what it started.
+func signals(ctx context.Context, log zerolog.Logger) (running, hurry context.Context, done func()) {
+	running, stop := context.WithCancel(ctx)
+	hurry, skip := context.WithCancel(ctx)
+	received := make(chan os.Signal, 2)
+	signal.Notify(received, syscall.SIGINT, syscall.SIGTERM)
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		for _, end := range []context.CancelFunc{stop, skip} {
+			s, ok := <-received
+			if !ok {
+				break
+			}
+			log.Info().Stringer("signal", s).Msg("received signal")
+			end()
+		}
+		stop()
+		skip()
+	}()
+	return running, hurry, func() {
+		signal.Stop(received)
+		close(received)
+		<-finished
+	}
+}
+
+func noArguments(ctx *cli.Context) error {
+	if ctx.NArg() > 0 {
+		return fmt.Errorf("%s takes no argument, but there is %q", ctx.Command.FullName(), ctx.Args().First())
+	}
+	return nil
+}
+
+// bytesFlag reads a size as people write it: 10GiB, 512M; powers of 1024 all of them.
+func bytesFlag(ctx *cli.Context, name string) (int64, error) {
+	text := ctx.String(name)
+	if text == "" {
+		return 0, nil
+	}
+	n, err := units.RAMInBytes(text)
+	if err != nil {
+		return 0, fmt.Errorf("--%s: %w", name, err)
+	}
+	if n <= 0 {
+		return 0, fmt.Errorf("--%s: %q is no size", name, text)
+	}
+	return n, nil
+}
+
+func (c *console) statusCommand() *cli.Command {
+	return &cli.Command{
+		Name:   "status",
+		Usage:  "print what the running server knows of itself, as JSON",
+		Flags:  volumeFlags(),
+		Action: c.status,
+	}
+}
+
+func (c *console) status(ctx *cli.Context) error {
+	m, err := c.connect(ctx, false)
+	if err != nil {
+		return err
+	}
+	r, running := m.(*node.Remote)
+	if !running {
+		return errors.Join(fmt.Errorf("no server runs on %s", ctx.String("data-dir")), m.Close())
+	}
+	s, err := r.Status(ctx.Context)
+	if err == nil {
+		err = writeJSON(c.out, s)
+	}
+	return errors.Join(err, m.Close())
+}

@@ -1,0 +1,207 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"strconv"
+	"sync"
+
+	"github.com/rs/zerolog"
+)
+
+const (
+	adminSocketName = "admin.sock"
+	// No command's body comes near to it; contents are streams and not limited by it.
+	maxBodyBytes = 64 << 10
+)
+
+// admin is the HTTP interface of a server:
+//
+//	GET    /v1/status
+//	GET    /v1/volumes
+//	POST   /v1/volumes                     a CreateRequest
+//	GET    /v1/volumes/{name}
+//	DELETE /v1/volumes/{name}[?force=true]
+//	POST   /v1/volumes/{name}/checkpoint
+//	GET    /v1/volumes/{name}/data[?force=true]
+//	PUT    /v1/volumes/{name}/data?size_bytes=…[&block_size=…&backend=…&wal_dir=…&wal_size_bytes=…&force=true]
+//
+// Answers are JSON; an error is {"error": "…"} with a fitting code. Data are plain bytes, or an extent stream where the
+// client accepts, or sends, that media type.
+type admin struct {
+	manager Manager
+	status  func() Status
+	log     zerolog.Logger
+	// requests are those being answered; the server's own Close does not wait for them.
+	requests sync.WaitGroup
+}
+
+func (a *admin) handler() http.Handler {
+	mux := a.routes()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.requests.Add(1)
+		defer a.requests.Done()
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func (a *admin) routes() *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { a.answer(w, a.status(), nil) })
+	mux.HandleFunc("GET /v1/volumes", func(w http.ResponseWriter, r *http.Request) {
+		list, err := a.manager.List(r.Context())
+		a.answer(w, list, err)
+	})
+	mux.HandleFunc("POST /v1/volumes", a.create)
+	mux.HandleFunc("GET /v1/volumes/{name}", func(w http.ResponseWriter, r *http.Request) {
+		s, err := a.manager.Show(r.Context(), r.PathValue("name"))
+		a.answer(w, s, err)
+	})
+	mux.HandleFunc("DELETE /v1/volumes/{name}", func(w http.ResponseWriter, r *http.Request) {
+		a.answer(w, struct{}{}, a.manager.Delete(r.Context(), r.PathValue("name"), forced(r)))
+	})
+	mux.HandleFunc("POST /v1/volumes/{name}/checkpoint", func(w http.ResponseWriter, r *http.Request) {
+		a.answer(w, struct{}{}, a.manager.Checkpoint(r.Context(), r.PathValue("name")))
+	})
+	mux.HandleFunc("GET /v1/volumes/{name}/data", a.export)
+	mux.HandleFunc("PUT /v1/volumes/{name}/data", a.imports)
+	return mux
+}
+
+func forced(r *http.Request) bool { return r.URL.Query().Get("force") == "true" }
+
+func (a *admin) create(w http.ResponseWriter, r *http.Request) {
+	var req CreateRequest
+	if err := decodeStrict(http.MaxBytesReader(w, r.Body, maxBodyBytes), &req); err != nil {
+		a.answer(w, nil, fmt.Errorf("%w: %w", ErrRequest, err))
+		return
+	}
+	s, err := a.manager.Create(r.Context(), req)
+	a.answer(w, s, err)
+}
+
+// export streams a volume. Once bytes have been sent, an extent stream says in its last frame why it is not whole, and
+// a plain one is cut off.
+func (a *admin) export(w http.ResponseWriter, r *http.Request) {
+	started := &startedWriter{ResponseWriter: w}
+	var to Sink = rawWriter{started}
+	asExtents := r.Header.Get("Accept") == streamType
+	if asExtents {
+		to = streamWriter{started}
+		w.Header().Set("Content-Type", streamType)
+	}
+	err := a.manager.Export(r.Context(), r.PathValue("name"), forced(r), to)
+	switch {
+	case err == nil:
+	case !started.started:
+		a.answer(w, nil, err)
+	case asExtents:
+		// If this fails too, the stream has no end, and so is not taken for a whole one.
+		_ = streamWriter{started}.fail(err)
+	default:
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// startedWriter knows whether anything of an answer was written.
+type startedWriter struct {
+	http.ResponseWriter
+	started bool
+}
+
+func (w *startedWriter) Write(p []byte) (int, error) {
+	w.started = true
+	return w.ResponseWriter.Write(p)
+}
+
+func (a *admin) imports(w http.ResponseWriter, r *http.Request) {
+	req, err := importRequest(r)
+	if err != nil {
+		a.answer(w, nil, err)
+		return
+	}
+	var from Source = &rawReader{r: r.Body}
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err == nil && kind == streamType {
+		from = &streamReader{r: r.Body}
+	}
+	s, err := a.manager.Import(r.Context(), req, from)
+	a.answer(w, s, err)
+}
+
+// importRequest reads a CreateRequest from a query, strictly.
+func importRequest(r *http.Request) (CreateRequest, error) {
+	req := CreateRequest{Name: r.PathValue("name")}
+	for key, values := range r.URL.Query() {
+		var err error
+		switch value := values[0]; key {
+		case "size_bytes":
+			req.SizeBytes, err = strconv.ParseInt(value, 10, 64)
+		case "block_size":
+			req.BlockSize, err = strconv.Atoi(value)
+		case "backend":
+			req.Backend = value
+		case "wal_dir":
+			req.LogDir = value
+		case "wal_size_bytes":
+			req.LogBytes, err = strconv.ParseInt(value, 10, 64)
+		case "force":
+			req.Force, err = strconv.ParseBool(value)
+		default:
+			err = errors.New("unknown")
+		}
+		if err != nil {
+			return CreateRequest{}, fmt.Errorf("%w: parameter %q: %w", ErrRequest, key, err)
+		}
+	}
+	return req, nil
+}
+
+// answer writes a value, or the error if there is one.
+func (a *admin) answer(w http.ResponseWriter, value any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		w.WriteHeader(httpCode(err))
+		value = failure{err.Error()}
+	}
+	if err := json.NewEncoder(w).Encode(value); err != nil {
+		a.log.Debug().Err(err).Msg("operator left before the answer")
+	}
+}
+
+// failure is the body of an answer that is an error.
+type failure struct {
+	Error string `json:"error"`
+}
+
+// codes has the HTTP code of each error that has one; the first that fits counts.
+func codes() []coded {
+	return []coded{
+		{ErrNotFound, http.StatusNotFound},
+		{ErrExists, http.StatusConflict},
+		{ErrUnavailable, http.StatusServiceUnavailable},
+		{ErrInUse, http.StatusLocked},
+		{ErrName, http.StatusBadRequest},
+		{ErrRequest, http.StatusBadRequest},
+		{ErrLogSize, http.StatusInsufficientStorage},
+		{ErrTooLong, http.StatusRequestEntityTooLarge},
+		{context.Canceled, http.StatusServiceUnavailable},
+	}
+}
+
+type coded struct {
+	err  error
+	code int
+}
+
+func httpCode(err error) int {
+	for _, c := range codes() {
+		if errors.Is(err, c.err) {
+			return c.code
+		}
+	}
+	return http.StatusInternalServerError
+}

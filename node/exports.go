@@ -1,0 +1,86 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"lockstep/nbd"
+)
+
+// defaultVolume is the volume that the first start makes, and what the empty export name stands for.
+const (
+	defaultVolume      = "disk0"
+	defaultVolumeBytes = 1 << 30
+)
+
+// resolveLocked resolves the name that a client asks for: the empty one means the only volume, else disk0.
+func (h *host) resolveLocked(name string) string {
+	if name != "" {
+		return name
+	}
+	if len(h.disks) == 1 {
+		for only := range h.disks {
+			return only
+		}
+	}
+	return defaultVolume
+}
+
+// exports is what NBD clients see of a host.
+type exports struct{ *host }
+
+// Lookup is nbd.Exports'.
+func (e exports) Lookup(name string) (nbd.Export, error) {
+	d, err := e.connect(name)
+	if errors.Is(err, ErrNotFound) {
+		return nbd.Export{}, fmt.Errorf("%w: %w", nbd.ErrUnknownExport, err)
+	}
+	if err != nil {
+		return nbd.Export{}, err
+	}
+	return nbd.Export{
+		Name:        d.name,
+		Description: fmt.Sprintf("lockstep volume %s", d.settings.ID),
+		ReadOnly:    e.readOnly,
+		Device:      d.device,
+		Release:     sync.OnceFunc(func() { e.disconnected(d) }),
+	}, nil
+}
+
+// List is nbd.Exports'.
+func (e exports) List() []string {
+	var names []string
+	for _, d := range e.all() {
+		if e.served(d) {
+			names = append(names, d.name)
+		}
+	}
+	return names
+}
+
+// connect acquires a disk for an NBD connection.
+func (h *host) connect(name string) (*disk, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.acquireLocked(h.resolveLocked(name))
+	if err != nil {
+		return nil, err
+	}
+	d.clients++
+	return d, nil
+}
+
+// disconnected gives back what connect acquired.
+func (h *host) disconnected(d *disk) {
+	h.mu.Lock()
+	d.clients--
+	h.mu.Unlock()
+	h.release(d)
+}
+
+func (h *host) served(d *disk) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return d.state == StateServed
+}

@@ -1,0 +1,192 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"lockstep/nbd"
+)
+
+// node is one server process.
+type node struct {
+	cfg   Config
+	host  *host
+	nbd   *nbd.Server
+	admin *http.Server
+	// requests of operators, which admin's Close does not wait for.
+	requests *sync.WaitGroup
+
+	adminSocket net.Listener
+	sockets     []net.Listener // for NBD: the Unix socket first
+}
+
+// Run serves the volumes of a data directory until ctx ends, and returns once everything is closed: nil after an
+// orderly stop. It fails at the start where the directory is locked (*LockedError), or an address in use (ErrInUse).
+func Run(ctx context.Context, cfg Config) (err error) {
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	dir, err := openDirectory(cfg.DataDir, cfg.Admin, true, cfg.Logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.close()) }()
+	n := &node{cfg: cfg, host: newHost(dir, cfg.ReadOnly, cfg.Logger)}
+	// All addresses are taken before a volume is opened: a port that is in use is known at once.
+	if err := n.listen(ctx); err != nil {
+		return errors.Join(err, n.closeSockets())
+	}
+	return n.run(ctx)
+}
+
+func (n *node) listen(ctx context.Context) (err error) {
+	if n.adminSocket, err = listenUnix(ctx, n.cfg.Admin, "--admin"); err != nil {
+		return fmt.Errorf("admin socket: %w", err)
+	}
+	l, err := listenUnix(ctx, n.cfg.Unix, "--unix")
+	if err != nil {
+		return fmt.Errorf("NBD socket: %w", err)
+	}
+	n.sockets = append(n.sockets, l)
+	for _, address := range n.cfg.Listen {
+		l, err := listenTCP(ctx, address)
+		if err != nil {
+			return fmt.Errorf("NBD: %w", err)
+		}
+		n.sockets = append(n.sockets, l)
+		n.warnIfOpen(l)
+	}
+	return nil
+}
+
+// warnIfOpen says so where others than this machine can reach the volumes: NBD as served here asks nobody who they are.
+func (n *node) warnIfOpen(l net.Listener) {
+	if a, ok := l.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
+		n.cfg.Logger.Warn().Stringer("address", a).
+			Msg("NBD is served without authentication to everybody who can reach this address")
+	}
+}
+
+// closeSockets closes every listener; a Unix socket's file goes with it.
+func (n *node) closeSockets() error {
+	var errs []error
+	for _, l := range append(n.sockets, n.adminSocket) {
+		if l == nil {
+			continue
+		}
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// run serves until ctx ends or serving fails, then stops.
+func (n *node) run(ctx context.Context) error {
+	n.nbd = nbd.NewServer(nbd.Config{Exports: exports{n.host}, Logger: n.cfg.Logger})
+	n.host.disconnect = n.nbd.Disconnect
+	a := &admin{manager: n.host, status: n.status, log: n.cfg.Logger}
+	n.admin = &http.Server{Handler: a.handler(), ReadHeaderTimeout: 10 * time.Second}
+	n.requests = &a.requests
+	serving, serveCtx := errgroup.WithContext(ctx)
+	serving.Go(func() error { return n.serveAdmin() })
+	err := n.open(ctx)
+	if err == nil {
+		for _, l := range n.sockets {
+			serving.Go(func() error { return n.serveNBD(serveCtx, l) })
+		}
+		n.ready()
+		<-serveCtx.Done()
+	}
+	return errors.Join(err, n.stop(ctx, serving))
+}
+
+// open opens the volumes, or makes one where there are none.
+func (n *node) open(ctx context.Context) error {
+	if err := n.host.openAll(); err != nil {
+		return err
+	}
+	if len(n.host.all()) > 0 {
+		return nil
+	}
+	n.cfg.Logger.Info().Str("volume", defaultVolume).Int64("size_bytes", defaultVolumeBytes).
+		Msg("no volume yet, making one")
+	_, err := n.host.Create(ctx, CreateRequest{Name: defaultVolume, SizeBytes: defaultVolumeBytes})
+	return err
+}
+
+func (n *node) serveAdmin() error {
+	if err := n.admin.Serve(n.adminSocket); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve admin socket: %w", err)
+	}
+	return nil
+}
+
+func (n *node) serveNBD(ctx context.Context, l net.Listener) error {
+	if err := n.nbd.Serve(ctx, l); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("serve NBD on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+func (n *node) ready() {
+	s := n.status()
+	n.cfg.Logger.Info().Str("data_dir", s.DataDir).Strs("tcp", s.TCP).Str("unix", s.Unix).Int("volumes", len(s.Volumes)).
+		Msg("serving")
+	if n.cfg.Ready != nil {
+		n.cfg.Ready(Endpoints{TCP: s.TCP, Unix: s.Unix, Admin: n.cfg.Admin, Volumes: s.Volumes})
+	}
+}
+
+// status describes the server.
+func (n *node) status() Status {
+	s := Status{Node: n.host.dir.nodeID, PID: os.Getpid(), DataDir: n.cfg.DataDir, Unix: n.cfg.Unix,
+		ReadOnly: n.cfg.ReadOnly, TCP: []string{}, Volumes: []VolumeStatus{}}
+	for _, l := range n.sockets[1:] {
+		s.TCP = append(s.TCP, l.Addr().String())
+	}
+	for _, d := range n.host.all() {
+		s.Volumes = append(s.Volumes, n.host.status(d))
+	}
+	return s
+}
+
+// stop ends everything, in the order in which nothing is used after it is closed.
+func (n *node) stop(ctx context.Context, serving *errgroup.Group) error {
+	log, begun := n.cfg.Logger, time.Now()
+	log.Info().Dur("at_most_ms", n.cfg.ShutdownTimeout).
+		Msg("stopping: finishing requests, then moving the log to the base images; a second signal skips that")
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.cfg.ShutdownTimeout)
+	defer cancel()
+	if n.cfg.Hurry != nil {
+		defer context.AfterFunc(n.cfg.Hurry, cancel)()
+	}
+	n.host.stop()
+	err := errors.Join(n.stopServing(bounded), serving.Wait(), n.closeSockets(), n.host.closeAll(bounded))
+	log.Info().Dur("took_ms", time.Since(begun)).Msg("stopped")
+	return err
+}
+
+// stopServing ends all connections, in an orderly way as long as ctx lets it.
+func (n *node) stopServing(ctx context.Context) error {
+	if err := n.nbd.Shutdown(ctx); err != nil {
+		n.cfg.Logger.Warn().Err(err).Msg("NBD clients were cut off")
+	}
+	if err := n.nbd.Close(); err != nil {
+		return fmt.Errorf("close NBD server: %w", err)
+	}
+	if err := n.admin.Shutdown(ctx); err != nil {
+		n.cfg.Logger.Warn().Err(err).Msg("operators were cut off")
+	}
+	err := n.admin.Close()
+	n.requests.Wait()
+	return err
+}

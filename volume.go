@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"lockstep/node"
+)
+
+func adminFlag() cli.Flag {
+	return &cli.StringFlag{Name: "admin", Usage: "admin socket `PATH` of the server (default: where the server says it is)"}
+}
+
+// volumeFlags are those of every volume command, and more.
+func volumeFlags(more ...cli.Flag) []cli.Flag {
+	return append([]cli.Flag{dataDirFlag(), adminFlag(), logLevelFlag("warn")}, more...)
+}
+
+func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print JSON"} }
+
+func createFlags() []cli.Flag {
+	return volumeFlags(
+		&cli.StringFlag{Name: "size", Usage: "`SIZE` of the volume: 10GiB, 512M (powers of 1024)"},
+		&cli.IntFlag{Name: "block-size", Value: node.DefaultBlockSize, Usage: "512, 1024, 2048 or 4096 `BYTES`; fixed for ever"},
+		&cli.StringFlag{Name: "backend", Value: node.KindFile, Usage: "file (sparse), thick (all its space is taken), or a device `/dev/…`"},
+		&cli.StringFlag{Name: "wal-dir", Usage: "make the log's directory in this `DIR`, on a fast disk for example"},
+		&cli.StringFlag{Name: "wal-size", Usage: "`SIZE` of the log (default: that of the volume, 64MiB to 4GiB, at most a quarter of the free space)"},
+		&cli.BoolFlag{Name: "force", Usage: "take a device even though there is something on it"},
+	)
+}
+
+func (c *console) volumeCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "volume",
+		Usage: "create, list, show, delete, export and import volumes",
+		Description: `The commands go to the server that runs on the data directory, or work on the
+directory itself where none does.`,
+		Subcommands: []*cli.Command{
+			{Name: "create", ArgsUsage: "NAME", Usage: "make a new volume", Flags: createFlags(), Action: c.create,
+				Description: `    lockstep volume create db --size 100GiB
+    lockstep volume create db --size 100GiB --backend thick --wal-dir /nvme/logs
+    lockstep volume create db --size 1TiB --backend /dev/disk/by-id/wwn-0x5000c500a`},
+			{Name: "list", Usage: "list all volumes", Flags: volumeFlags(jsonFlag()), Action: c.list},
+			{Name: "show", ArgsUsage: "NAME", Usage: "show one volume", Flags: volumeFlags(jsonFlag()), Action: c.show},
+			{Name: "delete", ArgsUsage: "NAME", Usage: "delete a volume and all its data", Action: c.delete,
+				Flags: volumeFlags(
+					&cli.BoolFlag{Name: "yes", Usage: "do not ask for the name again"},
+					&cli.BoolFlag{Name: "force", Usage: "disconnect clients first"})},
+			{Name: "checkpoint", ArgsUsage: "NAME", Usage: "move what is in the log to the base image", Flags: volumeFlags(), Action: c.checkpoint},
+			{Name: "export", ArgsUsage: "NAME FILE|-", Usage: "write a volume's content to a file (raw, sparse) or a pipe", Action: c.export,
+				Flags: volumeFlags(&cli.BoolFlag{Name: "force", Usage: "also while clients are connected, or over an existing file"}),
+				Description: `The copy is of one moment only if nobody writes meanwhile: with clients connected, or
+where the volume changes, the command fails, unless forced.
+
+    lockstep volume export db db.raw
+    lockstep volume export db - | zstd > db.raw.zst
+    qemu-img convert -O qcow2 'nbd+unix:///db?socket=lockstep-data/lockstep.sock' db.qcow2
+
+The last one copies from a running server to qcow2, as an NBD client.`},
+			{Name: "import", ArgsUsage: "NAME FILE|-", Usage: "make a volume of the content of a raw file or a pipe", Action: c.imports,
+				Flags: append(createFlags(), &cli.BoolFlag{Name: "pad", Usage: "let a pipe end before --size; the rest is zeroes"}),
+				Description: `A file may be smaller than --size: the rest is zeroes. A pipe needs --size and must bring
+exactly that much, unless --pad is given: one that broke off looks like one that ended.
+An import that fails leaves no volume.
+
+    lockstep volume import db db.raw
+    nbdcopy -- [ qemu-nbd -f qcow2 db.qcow2 ] - | lockstep volume import db - --size 100GiB
+    zstd -dc db.raw.zst | lockstep volume import db - --size 100GiB`},
+		},
+	}
+}
+
+// connect reaches the server, or the data directory.
+func (c *console) connect(ctx *cli.Context, mayCreate bool) (node.Manager, error) {
+	log, err := c.logger(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return node.Connect(ctx.Context, ctx.String("data-dir"), ctx.String("admin"), mayCreate, log)
+}
+
+// with does something to the volumes. A signal ends it in an orderly way, a second one at once.
+func (c *console) with(ctx *cli.Context, mayCreate bool, do func(context.Context, node.Manager) error) error {
+	running, stop := signal.NotifyContext(ctx.Context, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	defer context.AfterFunc(running, stop)()
+	m, err := c.connect(ctx, mayCreate)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(running, m), m.Close())
+}
+
+// arguments returns the arguments of a command, of which there must be as many as its usage names; the first is the
+// name of a volume.
+func arguments(ctx *cli.Context) ([]string, error) {
+	names := strings.Fields(ctx.Command.ArgsUsage)
+	if ctx.NArg() != len(names) {
+		return nil, fmt.Errorf("%s takes %d arguments (%s), not %d; see --help", ctx.Command.FullName(), len(names),
+			ctx.Command.ArgsUsage, ctx.NArg())
+	}
+	args := ctx.Args().Slice()
+	return args, node.CheckName(args[0])
+}
+
+// createRequest reads the flags of createFlags.
+func createRequest(ctx *cli.Context, name string) (r node.CreateRequest, err error) {
+	r = node.CreateRequest{Name: name, BlockSize: ctx.Int("block-size"), Backend: ctx.String("backend"),
+		Force: ctx.Bool("force")}
+	if r.SizeBytes, err = bytesFlag(ctx, "size"); err != nil {
+		return r, err
+	}
+	if r.LogBytes, err = bytesFlag(ctx, "wal-size"); err != nil {
+		return r, err
+	}
+	if dir := ctx.String("wal-dir"); dir != "" {
+		if r.LogDir, err = filepath.Abs(dir); err != nil {
+			return r, fmt.Errorf("--wal-dir: %w", err)
+		}
+	}
+	return r, nil
+}
+
+func (c *console) create(ctx *cli.Context) error {
+	args, err := arguments(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := createRequest(ctx, args[0])
+	if err != nil {
+		return err
+	}
+	if r.SizeBytes == 0 && !filepath.IsAbs(r.Backend) {
+		return errors.New("a volume needs a --size, for example --size 10GiB")
+	}
+	return c.with(ctx, true, func(ctx context.Context, m node.Manager) error {
+		s, err := m.Create(ctx, r)
+		if err != nil {
+			return err
+		}
+		return printCreated(c.out, s)
+	})
+}
+
+func (c *console) list(ctx *cli.Context) error {
+	if err := noArguments(ctx); err != nil {
+		return err
+	}
+	asJSON := ctx.Bool("json")
+	return c.with(ctx, false, func(ctx context.Context, m node.Manager) error {
+		list, err := m.List(ctx)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return writeJSON(c.out, list)
+		}
+		return printList(c.out, list)
+	})
+}
+
+func (c *console) show(ctx *cli.Context) error {
+	args, err := arguments(ctx)
+	if err != nil {
+		return err
+	}
+	asJSON := ctx.Bool("json")
+	return c.with(ctx, false, func(ctx context.Context, m node.Manager) error {
+		s, err := m.Show(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return writeJSON(c.out, s)
+		}
+		return printVolume(c.out, s)
+	})
+}
+
+func (c *console) delete(ctx *cli.Context) error {
+	args, err := arguments(ctx)
+	if err != nil {
+		return err
+	}
+	yes, force := ctx.Bool("yes"), ctx.Bool("force")
+	return c.with(ctx, false, func(ctx context.Context, m node.Manager) error {
+		if _, err := m.Show(ctx, args[0]); err != nil {
+			return err
+		}
+		if !yes {
+			if err := c.confirm(args[0]); err != nil {
+				return err
+			}
+		}
+		return m.Delete(ctx, args[0], force)
+	})
+}
+
+// confirm asks a person for the name of a volume that is about to be deleted.
+func (c *console) confirm(name string) error {
+	if !isTerminal(c.in) {
+		return errors.New("a volume is deleted for ever: give --yes where nobody can be asked")
+	}
+	fmt.Fprintf(c.errs, "Volume %s and all its data will be gone for ever. Type its name to delete it: ", name)
+	answer, err := bufio.NewReader(c.in).ReadString('\n')
+	if err != nil {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	if strings.TrimSpace(answer) != name {
+		return errors.New("that is not its name; nothing was deleted")
+	}
+	return nil
+}
+
+func (c *console) checkpoint(ctx *cli.Context) error {
+	args, err := arguments(ctx)
+	if err != nil {
+		return err
+	}
+	return c.with(ctx, false, func(ctx context.Context, m node.Manager) error { return m.Checkpoint(ctx, args[0]) })
+}
