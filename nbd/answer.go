@@ -17,6 +17,8 @@ type answers struct {
 	buffers []*buffer
 	// chargeBytes is what the requests answered here count for against their connection's bound.
 	chargeBytes int64
+	// pooledBytes is what the read pool counts for requests answered here.
+	pooledBytes int64
 }
 
 // answerPool holds answers between uses, of all servers of the process.
@@ -35,7 +37,7 @@ func (p *answerPool) put(a *answers) {
 		b.release()
 	}
 	clear(a.buffers)
-	a.small, a.buffers, a.chargeBytes = a.small[:0], a.buffers[:0], 0
+	*a = answers{small: a.small[:0], buffers: a.buffers[:0]}
 	p.Put(a)
 }
 

@@ -99,8 +99,8 @@ type missing struct {
 }
 
 // parse moves complete requests from the input to b until b is full, the input has no more, or their charges exceed
-// room; a request that would take more than all of room is left in the input.
-func (p *parser) parse(b *batch, roomBytes int64) missing {
+// roomBytes; alone lets one request through whatever its charge.
+func (p *parser) parse(b *batch, roomBytes int64, alone bool) missing {
 	for p.err == nil {
 		if b.count == batchRequests || b.readBytes >= batchReadBytes {
 			return missing{}
@@ -120,7 +120,7 @@ func (p *parser) parse(b *batch, roomBytes int64) missing {
 			p.err = fmt.Errorf("decode a request: %w", p.err)
 			break
 		}
-		if charge := r.chargeBytes(); b.chargeBytes+charge > roomBytes {
+		if charge := r.chargeBytes(); b.chargeBytes+charge > roomBytes && (b.chargeBytes > 0 || !alone) {
 			return missing{chargeBytes: charge}
 		}
 		if total := p.take(b, r, bytes); total > 0 {

@@ -207,7 +207,7 @@ func (in *input) limitWait(total int) error {
 	if in.waitingSince.IsZero() {
 		in.waitingSince = now
 	}
-	end := in.waitingSince.Add(transferTime(in.timeout, total))
+	end := in.waitingSince.Add(in.timeout + time.Duration(total>>20)*time.Second)
 	if !now.Before(end) {
 		return fmt.Errorf("%w: %d bytes in %v", errStalled, total, now.Sub(in.waitingSince))
 	}

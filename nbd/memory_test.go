@@ -26,7 +26,6 @@ type memory struct {
 	failWith atomic.Pointer[error]
 
 	applies, changes, flushes, reads, coldReads atomic.Int64
-	sizes                                       func(int) // told the size of each Apply's batch
 
 	// Each call of the kind sends itself on entered and waits for release, where these are not nil.
 	applyGate, flushGate, readGate *gate
@@ -53,6 +52,13 @@ func newMemory(size int) *memory {
 		m.hole[i] = true
 	}
 	return m
+}
+
+// contents returns a copy of the range.
+func (m *memory) contents(offset, length int) []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return bytes.Clone(m.data[offset : offset+length])
 }
 
 func (m *memory) fail(err error) { m.failWith.Store(&err) }
@@ -92,9 +98,6 @@ func (m *memory) Apply(changes []Change) {
 	m.applies.Add(1)
 	m.changes.Add(int64(len(changes)))
 	m.applyGate.pass()
-	if m.sizes != nil {
-		m.sizes(len(changes))
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i := range changes {

@@ -4,14 +4,18 @@ import "sync"
 
 // readPool carries out what has to wait for a disk, on a bounded number of goroutines, taking connections in turn.
 // Its queue is bounded by the bound that each connection has on its requests in flight.
+//
+// A connection whose client does not take its answers is passed over once they come to its share, or a few clients
+// that stall would get hold of all the memory for replies.
 type readPool struct {
 	limit      int
-	jobs       sync.Pool // of *job
+	shareBytes int64 // of one connection; a larger request is carried out alone
+	jobs       sync.Pool
 	goroutines sync.WaitGroup
 
 	mu      sync.Mutex
-	turns   []*transmission // connections that have jobs waiting, each once, next first
-	running int             // Invariant: running == limit when jobs wait
+	turns   []*transmission // connections that have jobs and may start one, each once, next first
+	running int             // Invariant: running == limit where turns is not empty
 }
 
 // job is one request that waits for the read pool.
@@ -20,8 +24,12 @@ type job struct {
 	next    *job
 }
 
-// jobList is one connection's queue.
-type jobList struct{ first, last *job }
+// jobList is what the read pool keeps for one connection.
+type jobList struct {
+	first, last  *job
+	listed       bool  // in turns
+	startedBytes int64 // charges of jobs that were started and are not answered
+}
 
 // submit queues r, which is a read or a block status request of t. It never waits.
 func (p *readPool) submit(t *transmission, r request) {
@@ -35,18 +43,39 @@ func (p *readPool) submit(t *transmission, r request) {
 	defer p.mu.Unlock()
 	if t.jobs.first == nil {
 		t.jobs.first = j
-		p.turns = append(p.turns, t)
 	} else {
 		t.jobs.last.next = j
 	}
 	t.jobs.last = j
+	p.listLocked(t)
+}
+
+// finished tells that jobs of t, which counted for so much, are answered.
+func (p *readPool) finished(t *transmission, bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t.jobs.startedBytes -= bytes
+	p.listLocked(t)
+}
+
+// listLocked gives t a turn if it has a job that fits its share.
+func (p *readPool) listLocked(t *transmission) {
+	l := &t.jobs
+	if l.listed || l.first == nil {
+		return
+	}
+	if l.startedBytes > 0 && l.startedBytes+l.first.request.chargeBytes() > p.shareBytes {
+		return
+	}
+	l.listed = true
+	p.turns = append(p.turns, t)
 	if p.running < p.limit {
 		p.running++
 		p.goroutines.Go(p.work)
 	}
 }
 
-// work carries out jobs until none waits.
+// work carries out jobs until none may be started.
 func (p *readPool) work() {
 	for {
 		t, r, ok := p.next()
@@ -75,10 +104,10 @@ func (p *readPool) next() (*transmission, request, bool) {
 	p.turns[len(p.turns)-1] = nil
 	p.turns = p.turns[:len(p.turns)-1]
 	j := t.jobs.first
-	if t.jobs.first = j.next; t.jobs.first != nil {
-		p.turns = append(p.turns, t)
-	}
 	r := j.request
+	t.jobs.first, t.jobs.listed = j.next, false
+	t.jobs.startedBytes += r.chargeBytes()
+	p.listLocked(t)
 	p.jobs.Put(j)
 	return t, r, true
 }

@@ -13,12 +13,12 @@ import (
 type sender struct {
 	socket  *socket
 	pool    *answerPool
-	timeout time.Duration // for a client to take what is sent to it, besides 1 s for each MiB
+	timeout time.Duration // for a client to take sendProgressBytes, or all
 
 	// spawn runs the goroutine that waits; finished is told of every answers that left or was dropped, failed once
 	// when the connection can be written to no more. All are set before the first send.
 	spawn    func(func())
-	finished func(chargeBytes int64)
+	finished func(chargeBytes, pooledBytes int64)
 	failed   func(error)
 
 	// unsent is how many bytes of data wait for the client. The queue is bounded by the bound on requests in flight.
@@ -66,10 +66,12 @@ func (s *sender) drain(wait bool) bool {
 			return true
 		}
 		err := s.write(wait)
-		if err == nil && len(s.parts) > 0 {
+		switch {
+		case err != nil || len(s.parts) == 0:
+			s.settle(err)
+		case !wait:
 			return false
 		}
-		s.settle(err)
 	}
 }
 
@@ -106,11 +108,7 @@ func (s *sender) write(wait bool) error {
 	}
 	all := s.parts
 	if wait {
-		left := 0
-		for _, p := range s.parts {
-			left += len(p)
-		}
-		if err := s.socket.conn.SetWriteDeadline(time.Now().Add(transferTime(s.timeout, left))); err != nil {
+		if err := s.socket.conn.SetWriteDeadline(time.Now().Add(s.timeout)); err != nil {
 			return err
 		}
 	}
@@ -127,9 +125,10 @@ func (s *sender) settle(err error) {
 	if err != nil {
 		s.fail(err)
 	}
-	var charge int64
+	var charge, pooled int64
 	for i, a := range s.writing {
 		charge += a.chargeBytes
+		pooled += a.pooledBytes
 		s.unsent.Add(-int64(a.dataBytes()))
 		s.pool.put(a)
 		s.writing[i] = nil
@@ -137,7 +136,7 @@ func (s *sender) settle(err error) {
 	s.writing = s.writing[:0]
 	clear(s.parts)
 	s.parts = s.parts[:0]
-	s.finished(charge)
+	s.finished(charge, pooled)
 }
 
 func (s *sender) fail(err error) {
@@ -151,9 +150,4 @@ func (s *sender) fail(err error) {
 	if first {
 		s.failed(err)
 	}
-}
-
-// transferTime is how long a client may take to send or receive n bytes: a fixed time, and 1 s for each MiB.
-func transferTime(fixed time.Duration, n int) time.Duration {
-	return fixed + time.Duration(n>>20)*time.Second
 }

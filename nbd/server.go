@@ -54,7 +54,7 @@ type Config struct {
 
 	HandshakeTimeout time.Duration // for all of the handshake; default 10 s
 	ReceiveTimeout   time.Duration // for the rest of a request, and 1 s more for each MiB; default 30 s
-	WriteTimeout     time.Duration // for a client to take what is sent, and 1 s more for each MiB; default 30 s
+	WriteTimeout     time.Duration // for a client that is behind to take 1 MiB, or what is left; default 30 s
 
 	MaxConnections int   // more are closed at once; default 1024
 	InFlightBytes  int64 // of requests of one connection that are not answered; default 64 MiB
@@ -116,7 +116,7 @@ func NewServer(cfg Config) *Server {
 		receives:      newQuota(p, max(cfg.BufferBytes/4, 1)),
 		larges:        newQuota(p, max(cfg.BufferBytes/4, 1)),
 		replies:       newQuota(p, max(cfg.BufferBytes/2, 1)),
-		reads:         readPool{limit: cfg.ReadWorkers},
+		reads:         readPool{limit: cfg.ReadWorkers, shareBytes: cfg.BufferBytes / 16},
 		listeners:     make(map[net.Listener]chan struct{}),
 		connections:   make(map[*connection]struct{}),
 	}

@@ -45,6 +45,7 @@ type receiving struct {
 type sending struct {
 	parts [][]byte
 	wait  bool // for the client to take them
+	n     int  // bytes that left
 	err   error
 }
 
@@ -129,8 +130,8 @@ func (s *socket) stepPeek(fd uintptr) bool {
 	}
 }
 
-// send writes parts and returns what did not leave: all of it does if wait is set and there is no error. It uses parts
-// as its own.
+// send writes parts and returns what did not leave; it uses parts as its own. Without wait it leaves what the socket
+// does not take at once; with wait, at most what is left after sendProgressBytes.
 func (s *socket) send(parts [][]byte, wait bool) (rest [][]byte, err error) {
 	s.out = sending{parts: parts, wait: wait}
 	err = s.raw.Write(s.sendStep)
@@ -147,16 +148,20 @@ func (s *socket) stepSend(fd uintptr) bool {
 	for len(out.parts) > 0 {
 		n, err := writeParts(fd, out.parts)
 		if err == unix.EAGAIN {
-			return !out.wait
+			return !out.wait || out.n >= sendProgressBytes
 		}
 		if err != nil {
 			out.err = err
 			return true
 		}
+		out.n += n
 		out.parts = dropBytes(out.parts, n)
 	}
 	return true
 }
+
+// sendProgressBytes is how much a client takes in one send that waits, if it stays behind.
+const sendProgressBytes = 1 << 20
 
 // maxParts is how many parts one system call takes.
 const maxParts = 64

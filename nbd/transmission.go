@@ -14,7 +14,7 @@ import (
 // one leads, answers that a client does not take by the sender's goroutine.
 
 // backlogBytes of unsent data stop a connection from starting on more requests.
-const backlogBytes = 4 << 20
+const backlogBytes = 1 << 20
 
 var errDraining = errors.New("server asked the connection to end")
 
@@ -122,22 +122,23 @@ func (t *transmission) setReceiveDeadline(at time.Time) error {
 	return t.conn.SetReadDeadline(at)
 }
 
-// finished takes the charges of requests off that were answered.
-func (t *transmission) finished(chargeBytes int64) {
+// finished takes off what was counted for requests that are answered now.
+func (t *transmission) finished(chargeBytes, pooledBytes int64) {
+	if pooledBytes > 0 {
+		t.server.reads.finished(t, pooledBytes)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.inFlightBytes -= chargeBytes
 	t.changed.Broadcast()
 }
 
-// room is how much may be charged for a new batch. With nothing in flight there is always room for one request.
-func (t *transmission) room() int64 {
+// room is how much may be charged for a new batch, and whether nothing is in flight, so that one request is admitted
+// whatever its size.
+func (t *transmission) room() (bytes int64, alone bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.inFlightBytes == 0 {
-		return max(t.inFlightBoundBytes, maxPayloadBytes+requestChargeBytes)
-	}
-	return t.inFlightBoundBytes - t.inFlightBytes
+	return t.inFlightBoundBytes - t.inFlightBytes, t.inFlightBytes == 0
 }
 
 // awaitRoom waits until a request of that charge is admitted and the client takes its answers.
@@ -175,7 +176,8 @@ func (t *transmission) nextBatch() (*batch, error) {
 		if err := t.awaitRoom(0); err != nil {
 			return t.refuse(b, err)
 		}
-		missing := t.parser.parse(b, t.room())
+		room, alone := t.room()
+		missing := t.parser.parse(b, room, alone)
 		if b.count > 0 {
 			t.parser.input.largeLikely = b.largest > receiveBufferBytes
 			t.charge(b.chargeBytes)
@@ -281,7 +283,7 @@ func (a *answers) bufferFor(n, expect int, quota *quota) *buffer {
 func (t *transmission) readSlow(r request) {
 	structured := t.parser.terms.structured
 	a := t.server.answers.get()
-	a.chargeBytes = r.chargeBytes()
+	a.chargeBytes, a.pooledBytes = r.chargeBytes(), r.chargeBytes()
 	if code := t.readInto(a, r, structured); code != codeOK {
 		a.add(structured, r.cookie, code)
 	}
@@ -309,7 +311,7 @@ func (t *transmission) readInto(a *answers, r request, structured bool) uint32 {
 // describe answers a block status request.
 func (t *transmission) describe(r request) {
 	a := t.server.answers.get()
-	a.chargeBytes = r.chargeBytes()
+	a.chargeBytes, a.pooledBytes = r.chargeBytes(), r.chargeBytes()
 	limit := maxExtents
 	if r.flags&cmdFlagReqOne != 0 {
 		limit = 1
