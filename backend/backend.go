@@ -20,6 +20,13 @@ type Zeroer interface {
 	ZeroAt(off, length int64, punch bool) error
 }
 
+// SlowZeroer is a Zeroer that may have to write what it zeroes, so that large ranges take long. A caller that is told
+// so asks for them in slices, when nobody waits.
+type SlowZeroer interface {
+	Zeroer
+	ZeroesSlowly() bool
+}
+
 // Allocator is a Backend that can reserve space ahead of writes, so that a later WriteAt or Sync in the range does not
 // run out of it. It fails with an error that wraps syscall.ENOSPC or syscall.EDQUOT when there is none. Content is
 // unchanged.

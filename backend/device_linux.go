@@ -118,6 +118,9 @@ func (v *Device) ZeroAt(off, length int64, punch bool) error {
 	return v.d.writeZeroes(end, off+length-end)
 }
 
+// ZeroesSlowly is true: whether a device zeroes by itself shows only in the time it takes.
+func (v *Device) ZeroesSlowly() bool { return true }
+
 func (v *Device) zeroBlocks(off, length int64, punch bool) error {
 	if punch {
 		err := v.d.fallocate("punch", unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, length)
@@ -134,6 +137,6 @@ func (v *Device) zeroBlocks(off, length int64, punch bool) error {
 
 var (
 	_ Backend      = (*Device)(nil)
-	_ Zeroer       = (*Device)(nil)
+	_ SlowZeroer   = (*Device)(nil)
 	_ NoWaitReader = (*Device)(nil)
 )

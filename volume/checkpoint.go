@@ -29,6 +29,8 @@ type checkpoint struct {
 	frozen *dirtyIndex
 	bytes  int64 // of the log that it frees
 	buf    []byte
+	slow   bool          // the base image zeroes slowly
+	zeroes []block.Range // pending after this checkpoint
 }
 
 // copyBytes is the longest run that a checkpoint copies at a time.
@@ -82,7 +84,7 @@ func (v *Volume) freeze() *checkpoint {
 	x := &v.index
 	x.Lock()
 	defer x.Unlock()
-	c := &checkpoint{v: v, upTo: head, frozen: x.active, bytes: x.bytes, buf: make([]byte, min(copyBytes, v.sizeBytes))}
+	c := &checkpoint{v: v, upTo: head, frozen: x.active, bytes: x.bytes, buf: make([]byte, min(copyBytes, v.sizeBytes)), slow: v.base.slow()}
 	x.active, x.frozen, x.bytes = newDirtyIndex(v.blockBytes), c.frozen, 0
 	return c
 }
@@ -142,14 +144,19 @@ func (c *checkpoint) mark(context.Context) error {
 	return nil
 }
 
-// zero carries out trims and zeroings.
+// zero carries out trims and zeroings, but for those that are left to the background.
 func (c *checkpoint) zero(ctx context.Context) error {
-	return c.forEach(ctx, func(start uint64, d dirty) error {
-		if d.kind == wal.RecordWrite {
+	err := c.forEach(ctx, func(start uint64, d dirty) error {
+		if d.kind == wal.RecordWrite || c.defers(d) {
 			return nil
 		}
 		return noRoom(c.v.base.zero(block.Range{Start: start, Count: d.count}, d.kind == wal.RecordTrim))
 	})
+	if err != nil {
+		return err
+	}
+	c.zeroes, err = c.nextPending()
+	return err
 }
 
 // forEach calls fn for all frozen entries in order, until it fails or ctx ends.
@@ -262,6 +269,7 @@ func (c *checkpoint) finish() error {
 	next := v.header.current
 	next.Checkpoint = c.upTo
 	next.MapGeneration++
+	next.PendingZero = c.zeroes
 	next.Durable = max(next.Durable, v.log.Durable())
 	next.Lineage = nil
 	for _, e := range v.lineage {
@@ -276,6 +284,7 @@ func (c *checkpoint) finish() error {
 		return err
 	}
 	v.checkpoint.Store(uint64(c.upTo))
+	v.setPending(c.zeroes) // before what stands over it goes
 	v.index.Lock()
 	v.index.frozen = nil
 	v.index.Unlock()

@@ -18,6 +18,9 @@ type Geometry struct {
 	SizeBytes      int64     // multiple of the block size
 	BlockSize      int       // 512, 1024, 2048 or 4096
 	LogBudgetBytes int64     // at least MinLogBudgetBytes
+	// Unzeroed says that the base image does not read as zeroes. The volume does all the same, and zeroes the base image
+	// in the background.
+	Unzeroed bool
 }
 
 // MinLogBudgetBytes is the least budget that a log works with.
@@ -36,8 +39,8 @@ func (g *Geometry) validate() error {
 }
 
 // Create makes a new volume: the change map, the first segment of the log, and last the superblock, each durable
-// before the next. Base must be DataOffset + SizeBytes long or longer, and read as zeroes after the header; what the
-// header holds is overwritten. The caller makes the directories themselves durable.
+// before the next. Base must be DataOffset + SizeBytes long or longer, and read as zeroes after the header unless
+// g.Unzeroed; what the header holds is overwritten. The caller makes the directories themselves durable.
 func Create(cfg Config, g Geometry) error {
 	return create(cfg, g, wal.SegmentBytesFor(g.LogBudgetBytes))
 }
@@ -58,6 +61,9 @@ func create(cfg Config, g Geometry, segmentBytes int64) error {
 		SizeBytes: g.SizeBytes, BlockBytes: uint32(g.BlockSize), ChunkBytes: ChunkBytesFor(g.SizeBytes),
 		SegmentBytes: segmentBytes, LogBudgetBytes: g.LogBudgetBytes,
 		MapGeneration: 1, CreatedAt: cfg.now(),
+	}
+	if g.Unzeroed {
+		sb.PendingZero = []block.Range{{Count: uint64(g.SizeBytes / int64(g.BlockSize))}}
 	}
 	m, err := createChangeMap(cfg.Meta, sb.VolumeID, sb.ChunkBytes, chunkCount(sb.SizeBytes, sb.ChunkBytes))
 	if err != nil {
@@ -128,9 +134,11 @@ func openVolume(cfg Config) (*Volume, error) {
 		header:  header,
 		lineage: sb.Lineage,
 		kick:    make(chan struct{}, 1),
+		zero:    make(chan struct{}, 1),
 	}
 	v.partials.changed = sync.NewCond(&v.mu)
-	v.index.active, v.index.pending = newDirtyIndex(v.blockBytes), newDirtyIndex(v.blockBytes)
+	v.index.active = newDirtyIndex(v.blockBytes)
+	v.setPending(sb.PendingZero)
 	v.batches.New = func() any { return new(batch) }
 	v.lookups.New = func() any { return &lookup{log: v.log} }
 	v.checkpoint.Store(uint64(sb.Checkpoint))

@@ -48,12 +48,13 @@ func (v *Volume) wantsCheckpoint() bool {
 // checkpointBytes is how much log makes a checkpoint worth its syncs: a quarter of the budget.
 func (v *Volume) checkpointBytes() int64 { return v.log.Usage().BudgetBytes / 4 }
 
-// Run does the background work until ctx ends: it checkpoints, marks and prepares segments. It returns nil; a failure
+// Run does the background work until ctx ends: it checkpoints, marks, prepares segments and zeroes what is pending. It returns nil; a failure
 // of the volume shows in Err, and ends nothing.
 func (v *Volume) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { v.runPrepare(ctx) })
 	wg.Go(func() { v.runCheckpoints(ctx) })
+	wg.Go(func() { v.runZeroes(ctx) })
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {

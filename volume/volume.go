@@ -53,6 +53,9 @@ type Config struct {
 	// NewID makes random IDs; nil means uuid.New.
 	NewID  func() uuid.UUID
 	Logger zerolog.Logger
+
+	// Set by tests, which have small volumes. 0 means pendingFrom and pendingSlice.
+	pendingFrom, pendingSlice int64 // bytes
 }
 
 func (cfg *Config) newID() uuid.UUID {
@@ -98,7 +101,8 @@ type Volume struct {
 	running    atomic.Bool // a checkpoint is
 	failed     atomic.Pointer[error]
 	closed     atomic.Bool
-	kick       chan struct{} // capacity 1: the background has something to do
+	kick       chan struct{} // capacity 1: a checkpoint is due
+	zero       chan struct{} // capacity 1: zeroes are pending
 	batches    sync.Pool
 	lookups    sync.Pool
 
