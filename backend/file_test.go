@@ -49,6 +49,14 @@ func TestCreateFile(t *testing.T) {
 	}
 }
 
+// TestCreateThickByWriting: a thick file has its space also where the file system can't allocate.
+func TestCreateThickByWriting(t *testing.T) {
+	f := createTestFile(t, mountExt3(t, 32<<20), 8<<20, Thick)
+	if taken := takenBytes(t, f); taken < 8<<20 {
+		t.Errorf("%d bytes are taken", taken)
+	}
+}
+
 func TestCreateFileNeverReplaces(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "base")

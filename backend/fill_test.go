@@ -3,16 +3,23 @@ package backend
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"math/rand/v2"
 	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
-// wantFilled checks that the file has no space left that nothing was written to.
+// wantFilled checks that the file has no space left that nothing was written to, or that only looks so while it is in
+// the page cache.
 func wantFilled(t testing.TB, f *File) {
 	t.Helper()
+	if err := errors.Join(f.Sync(), unix.Fadvise(f.d.fd, 0, 0, unix.FADV_DONTNEED)); err != nil {
+		t.Fatal(err)
+	}
 	if n, hole, err := f.NextExtent(0, f.d.size); n != f.d.size || hole || err != nil {
 		t.Errorf("the first extent is %d bytes, hole %v, %v", n, hole, err)
 	}
@@ -77,6 +84,38 @@ func TestFillResumes(t *testing.T) {
 	}
 	wantFilled(t, f)
 	wantContent(t, f, make([]byte, size))
+}
+
+// TestFillEndsWithClose: once the file is closed its lock is gone, and Fill writes no more.
+func TestFillEndsWithClose(t *testing.T) {
+	const size = 8 << 20
+	dir := t.TempDir()
+	f := createTestFile(t, dir, size, Thick)
+	err := f.Fill(t.Context(), func(done, _ int64) { closeTest(t, f) })
+	if !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("Fill of a file that was closed: %v", err)
+	}
+	f, err = OpenFile(filepath.Join(dir, "base"), Thick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeTest(t, f)
+	if n, hole, err := f.NextExtent(0, size); n != fillSliceBytes || hole || err != nil {
+		t.Errorf("%d bytes were written, hole %v, %v", n, hole, err)
+	}
+}
+
+// TestZeroKeepsWritten: zeroing a little of a filled thick file leaves it filled.
+func TestZeroKeepsWritten(t *testing.T) {
+	const size = 8 << 20
+	f := createTestFile(t, t.TempDir(), size, Thick)
+	if err := f.Fill(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.ZeroAt(0, 4096, true), f.ZeroAt(1<<20, writtenZeroBytes, false)); err != nil {
+		t.Fatal(err)
+	}
+	wantFilled(t, f)
 }
 
 // TestFillBesideWriters: whatever is written while Fill runs stays.
