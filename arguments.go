@@ -19,6 +19,9 @@ func flagsFirst(app *cli.App, args []string) []string {
 			return append(sorted, before...)
 		}
 		i := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(after[0]) })
+		if i < 0 && len(commands) > 0 {
+			return args // the parser says what is wrong, or helps
+		}
 		if i < 0 {
 			return append(sorted, gather(flags, rest)...)
 		}

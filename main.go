@@ -39,7 +39,7 @@ func command(in, out, errs *os.File) *cli.App {
 		ErrWriter:            errs,
 		EnableBashCompletion: true,
 		ExitErrHandler:       func(*cli.Context, error) {}, // the exit code is chosen in main
-		Commands:             []*cli.Command{c.serveCommand(), c.volumeCommand(), c.statusCommand()},
+		Commands:             []*cli.Command{c.serveCommand(), c.volumeCommand(), c.inspectCommand(), c.checkCommand(), c.statusCommand()},
 	}
 }
 
@@ -141,30 +141,39 @@ func (c *console) serve(ctx *cli.Context) error {
 
 // signals returns a context that ends with the first SIGINT or SIGTERM, and one that ends with the second. done waits
 // for what it started.
-func signals(ctx context.Context, log zerolog.Logger) (running, hurry context.Context, done func()) {
-	running, stop := context.WithCancel(ctx)
-	hurry, skip := context.WithCancel(ctx)
-	received := make(chan os.Signal, 2)
+func signals(ctx context.Context, log zerolog.Logger) (first, second context.Context, done func()) {
+	received := make(chan os.Signal, 2) // a third changes nothing
 	signal.Notify(received, syscall.SIGINT, syscall.SIGTERM)
+	first, second, wait := untilSignals(ctx, received, func(s os.Signal) {
+		log.Info().Stringer("signal", s).Msg("received signal")
+	})
+	return first, second, func() {
+		signal.Stop(received)
+		close(received)
+		wait()
+	}
+}
+
+// untilSignals returns contexts that end with the first and the second signal received, and what waits for the
+// goroutine behind that, which ends when the channel is closed.
+func untilSignals(ctx context.Context, received <-chan os.Signal, say func(os.Signal)) (first, second context.Context, wait func()) {
+	first, endFirst := context.WithCancel(ctx)
+	second, endSecond := context.WithCancel(ctx)
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
-		for _, end := range []context.CancelFunc{stop, skip} {
-			s, ok := <-received
-			if !ok {
-				break
+		defer endSecond()
+		defer endFirst()
+		ends := []context.CancelFunc{endFirst, endSecond}
+		for s := range received {
+			say(s)
+			if len(ends) > 0 {
+				ends[0]()
+				ends = ends[1:]
 			}
-			log.Info().Stringer("signal", s).Msg("received signal")
-			end()
 		}
-		stop()
-		skip()
 	}()
-	return running, hurry, func() {
-		signal.Stop(received)
-		close(received)
-		<-finished
-	}
+	return first, second, func() { <-finished }
 }
 
 func noArguments(ctx *cli.Context) error {

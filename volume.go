@@ -40,7 +40,7 @@ func createFlags() []cli.Flag {
 func (c *console) volumeCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "volume",
-		Usage: "create, list, show, delete, export and import volumes",
+		Usage: "create, list, show, delete, recover, export and import volumes",
 		Description: `The commands go to the server that runs on the data directory, or work on the
 directory itself where none does.`,
 		Subcommands: []*cli.Command{
@@ -55,6 +55,7 @@ directory itself where none does.`,
 					&cli.BoolFlag{Name: "yes", Usage: "do not ask for the name again"},
 					&cli.BoolFlag{Name: "force", Usage: "disconnect clients first"})},
 			{Name: "checkpoint", ArgsUsage: "NAME", Usage: "move what is in the log to the base image", Flags: volumeFlags(), Action: c.checkpoint},
+			c.recoverCommand(),
 			{Name: "export", ArgsUsage: "NAME FILE|-", Usage: "write a volume's content to a file (raw, sparse) or a pipe", Action: c.export,
 				Flags: volumeFlags(&cli.BoolFlag{Name: "force", Usage: "also while clients are connected, or over an existing file"}),
 				Description: `The copy is of one moment only if nobody writes meanwhile: with clients connected, or

@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"github.com/rs/zerolog"
+
+	"lockstep/volume"
 )
 
 const (
@@ -27,6 +29,8 @@ const (
 //	GET    /v1/volumes/{name}
 //	DELETE /v1/volumes/{name}[?force=true]
 //	POST   /v1/volumes/{name}/checkpoint
+//	POST   /v1/volumes/{name}/inspect      an InspectRequest
+//	POST   /v1/volumes/{name}/recover      a RecoverRequest
 //	GET    /v1/volumes/{name}/data[?force=true]
 //	PUT    /v1/volumes/{name}/data?size_bytes=…[&block_size=…&backend=…&wal_dir=…&wal_size_bytes=…&force=true]
 //
@@ -56,7 +60,11 @@ func (a *admin) routes() *http.ServeMux {
 		list, err := a.manager.List(r.Context())
 		a.answer(w, list, err)
 	})
-	mux.HandleFunc("POST /v1/volumes", a.create)
+	mux.HandleFunc("POST /v1/volumes", func(w http.ResponseWriter, r *http.Request) {
+		withBody(a, w, r, func(ctx context.Context, _ string, req CreateRequest) (VolumeStatus, error) {
+			return a.manager.Create(ctx, req)
+		})
+	})
 	mux.HandleFunc("GET /v1/volumes/{name}", func(w http.ResponseWriter, r *http.Request) {
 		s, err := a.manager.Show(r.Context(), r.PathValue("name"))
 		a.answer(w, s, err)
@@ -67,6 +75,12 @@ func (a *admin) routes() *http.ServeMux {
 	mux.HandleFunc("POST /v1/volumes/{name}/checkpoint", func(w http.ResponseWriter, r *http.Request) {
 		a.answer(w, struct{}{}, a.manager.Checkpoint(r.Context(), r.PathValue("name")))
 	})
+	mux.HandleFunc("POST /v1/volumes/{name}/inspect", func(w http.ResponseWriter, r *http.Request) {
+		withBody(a, w, r, a.manager.Inspect)
+	})
+	mux.HandleFunc("POST /v1/volumes/{name}/recover", func(w http.ResponseWriter, r *http.Request) {
+		withBody(a, w, r, a.manager.Recover)
+	})
 	mux.HandleFunc("GET /v1/volumes/{name}/data", a.export)
 	mux.HandleFunc("PUT /v1/volumes/{name}/data", a.imports)
 	return mux
@@ -74,14 +88,16 @@ func (a *admin) routes() *http.ServeMux {
 
 func forced(r *http.Request) bool { return r.URL.Query().Get("force") == "true" }
 
-func (a *admin) create(w http.ResponseWriter, r *http.Request) {
-	var req CreateRequest
+// withBody carries out a command on a volume that is described in the body.
+func withBody[Request, Report any](a *admin, w http.ResponseWriter, r *http.Request,
+	do func(context.Context, string, Request) (Report, error)) {
+	var req Request
 	if err := decodeStrict(http.MaxBytesReader(w, r.Body, maxBodyBytes), &req); err != nil {
 		a.answer(w, nil, fmt.Errorf("%w: %w", ErrRequest, err))
 		return
 	}
-	s, err := a.manager.Create(r.Context(), req)
-	a.answer(w, s, err)
+	report, err := do(r.Context(), r.PathValue("name"), req)
+	a.answer(w, report, err)
 }
 
 // export streams a volume. Once bytes have been sent, an extent stream says in its last frame why it is not whole, and
@@ -187,6 +203,7 @@ func codes() []coded {
 		{ErrName, http.StatusBadRequest},
 		{ErrRequest, http.StatusBadRequest},
 		{ErrLogSize, http.StatusInsufficientStorage},
+		{volume.ErrNeedsForce, http.StatusPreconditionFailed},
 		{ErrTooLong, http.StatusRequestEntityTooLarge},
 		{context.Canceled, http.StatusServiceUnavailable},
 	}

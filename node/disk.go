@@ -68,9 +68,9 @@ func (d *disk) open(dir *directory) error {
 // bound returns a context that ends with ctx, and also when the disk is to be closed: a copy that takes hours must not
 // keep a server from stopping.
 func (d *disk) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	unbind := context.AfterFunc(d.ctx, cancel)
-	return ctx, func() {
+	bound, cancel := context.WithCancel(d.ctx)
+	unbind := context.AfterFunc(ctx, cancel)
+	return bound, func() {
 		unbind()
 		cancel()
 	}

@@ -28,6 +28,10 @@ type Manager interface {
 	Export(ctx context.Context, name string, force bool, to Sink) error
 	// Import creates a volume with a content. It appears under its name once it is whole.
 	Import(ctx context.Context, r CreateRequest, from Source) (VolumeStatus, error)
+	// Inspect reads a volume that is not open: in a server, one that could not be opened.
+	Inspect(ctx context.Context, name string, r InspectRequest) (Inspection, error)
+	// Recover cuts the log of a damaged volume, or says what that would cost; for the same volumes as Inspect.
+	Recover(ctx context.Context, name string, r RecoverRequest) (RecoverReport, error)
 	Close() error
 }
 

@@ -262,7 +262,7 @@ func (s writingSink) zeroes(n int64) error {
 }
 
 func TestExportOfChangingVolumeFails(t *testing.T) {
-	h := openHost(t, emptyServerDir(t))
+	h, _ := openHost(t, emptyServerDir(t))
 	to := writingSink{Sink: rawWriter{io.Discard}, volume: h.find("first").volume}
 	if err := h.Export(t.Context(), "first", false, to); !errors.Is(err, ErrChanged) {
 		t.Errorf("got %v", err)
@@ -272,28 +272,34 @@ func TestExportOfChangingVolumeFails(t *testing.T) {
 	}
 }
 
-// openHost opens the volumes of a directory without serving them.
-func openHost(t testing.TB, path string) *host {
+// openHost opens the volumes of a directory without serving them, until the end of the test or the call of done, whose
+// context bounds the checkpoints.
+func openHost(t testing.TB, path string) (h *host, done func(context.Context)) {
 	t.Helper()
 	dir, err := openDirectory(path, "", false, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := newHost(dir, false, zerolog.Nop())
+	h = newHost(dir, false, zerolog.Nop())
 	if err := h.openAll(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	done = func(ctx context.Context) {
+		if h == nil {
+			return
+		}
 		h.stop()
-		if err := errors.Join(h.closeAll(t.Context()), dir.close()); err != nil {
+		if err := errors.Join(h.closeAll(ctx), dir.close()); err != nil {
 			t.Error(err)
 		}
-	})
-	return h
+		h = nil
+	}
+	t.Cleanup(func() { done(context.Background()) })
+	return h, done
 }
 
 func TestStopEndsCopies(t *testing.T) {
-	h := openHost(t, emptyServerDir(t))
+	h, _ := openHost(t, emptyServerDir(t))
 	data := pattern(2*chunkBytes, 1)
 	c := []volume.Change{{Kind: volume.Write, Length: int64(len(data)), Data: data}}
 	if h.find("first").volume.Apply(c); c[0].Err != nil {

@@ -6,8 +6,6 @@ import (
 	"fmt"
 
 	"github.com/rs/zerolog"
-
-	"lockstep/volume"
 )
 
 // offline is the Manager of a data directory that no server has. Each command opens the volume it needs, and closes it.
@@ -98,19 +96,21 @@ func (o *offline) with(name string, do func(*disk) error) (err error) {
 func (o *offline) Close() error { return o.dir.close() }
 
 // look describes a volume as far as that can be done without opening it.
-func (o *offline) look(name string, to *VolumeStatus) (err error) {
+func (o *offline) look(name string, to *VolumeStatus) error {
 	path := o.dir.volume(name)
 	s, err := readSettings(path)
 	if err != nil {
 		return err
 	}
 	s.describe(to, path)
-	base, err := openImage(path, s)
+	in, err := o.dir.inspect(name, InspectRequest{})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, base.Close()) }()
-	size, err := base.Size()
-	to.SizeBytes = size - volume.DataOffset
-	return err
+	to.SizeBytes, to.BlockSize, to.Epoch = in.SizeBytes, in.BlockSize, in.Epoch
+	to.Head, to.Durable, to.Checkpoint = in.Head, in.Durable, in.Checkpoint
+	if len(in.Problems) > 0 {
+		return errors.New(in.Problems[0])
+	}
+	return nil
 }

@@ -45,11 +45,17 @@ func (r *Remote) Show(ctx context.Context, name string) (s VolumeStatus, err err
 
 // Create is the Manager's.
 func (r *Remote) Create(ctx context.Context, req CreateRequest) (s VolumeStatus, err error) {
-	body, err := json.Marshal(req)
-	if err != nil {
-		return VolumeStatus{}, err
-	}
-	return s, r.call(ctx, http.MethodPost, "/v1/volumes", bytes.NewReader(body), &s)
+	return s, r.post(ctx, "/v1/volumes", req, &s)
+}
+
+// Inspect is the Manager's.
+func (r *Remote) Inspect(ctx context.Context, name string, req InspectRequest) (i Inspection, err error) {
+	return i, r.post(ctx, volumePath(name)+"/inspect", req, &i)
+}
+
+// Recover is the Manager's.
+func (r *Remote) Recover(ctx context.Context, name string, req RecoverRequest) (report RecoverReport, err error) {
+	return report, r.post(ctx, volumePath(name)+"/recover", req, &report)
 }
 
 // Delete is the Manager's.
@@ -107,6 +113,15 @@ func forceQuery(force bool) string {
 		return "?force=true"
 	}
 	return ""
+}
+
+// post sends a request with a JSON body.
+func (r *Remote) post(ctx context.Context, path string, body, into any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	return r.call(ctx, http.MethodPost, path, bytes.NewReader(text), into)
 }
 
 // call sends a request and decodes its answer.

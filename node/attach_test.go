@@ -1,0 +1,31 @@
+package node
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestWriteAttach(t *testing.T) {
+	e := Endpoints{TCP: []string{"127.0.0.1:10809", "[::1]:10809"}, Unix: "/srv/my disks/it's.sock", Volumes: []VolumeStatus{
+		{Name: "db", State: StateServed, SizeBytes: 10 << 30, BlockSize: 512},
+		{Name: "bad", State: StateFailed, Error: "the log is damaged"},
+	}}
+	var b strings.Builder
+	if err := WriteAttach(&b, e); err != nil {
+		t.Fatal(err)
+	}
+	want := `
+db  10GiB, block size 512
+    nbd-client -unix '/srv/my disks/it'\''s.sock' -N db -b 512 /dev/nbd0
+    nbd-client 127.0.0.1 10809 -N db -b 512 /dev/nbd0
+    nbdinfo nbd://127.0.0.1:10809/db
+    nbd-client ::1 10809 -N db -b 512 /dev/nbd0
+    nbdinfo nbd://[::1]:10809/db
+    qemu-img info 'nbd+unix:///db?socket=/srv/my%20disks/it%27s.sock'
+
+bad  NOT SERVED (failed): the log is damaged
+`
+	if b.String() != want {
+		t.Errorf("got %s\nwant %s", b.String(), want)
+	}
+}
