@@ -31,8 +31,8 @@ type Change struct {
 const (
 	// batchBytes bounds what is appended under one hold of the lock.
 	batchBytes = 2 << 20
-	// maxDirtyEntries bounds the active part of the index, about 60 bytes an entry.
-	maxDirtyEntries = 2 << 20
+	// maxDirtyEntries bounds the active part of the index, about 70 bytes an entry; what is frozen was active before.
+	maxDirtyEntries = 1 << 20
 )
 
 // batch is a run of whole-block changes that are appended together: from..to of the changes given to Apply.

@@ -15,7 +15,7 @@ import (
 // A checkpoint moves what the log holds to the base image. Its stages, in this order (L9, S12):
 //
 //	freeze    everything up to the head is frozen; new changes go to a new active index
-//	log       the log is made durable up to there (I4), and committed
+//	log       the log is made durable up to there (I4), committed, and says so by a mark (L3)
 //	mark      the superblock's base_high is raised, durably
 //	zero      trimmed and zeroed ranges: first, since they make room
 //	allocate  space for the data: only here a lack of it is harmless (L5)
@@ -114,6 +114,9 @@ func (c *checkpoint) run(ctx context.Context) error {
 		return err
 	}
 	if err := v.commit(c.upTo); err != nil {
+		return err
+	}
+	if err := v.log.Mark(); err != nil && !errors.Is(err, wal.ErrFull) {
 		return err
 	}
 	stages := []func(context.Context) error{c.mark, c.zero, c.allocate, c.copy}

@@ -42,6 +42,9 @@ func (g *Geometry) validate() error {
 // before the next. Base must be DataOffset + SizeBytes long or longer, and read as zeroes after the header unless
 // g.Unzeroed; what the header holds is overwritten. The caller makes the directories themselves durable.
 func Create(cfg Config, g Geometry) error {
+	if err := g.validate(); err != nil {
+		return fmt.Errorf("create volume: %w", err)
+	}
 	return create(cfg, g, wal.SegmentBytesFor(g.LogBudgetBytes))
 }
 
@@ -122,6 +125,9 @@ func openVolume(cfg Config) (*Volume, error) {
 		return nil, err
 	}
 	sb := &header.current
+	if header.other != nil && !errors.Is(header.other, ErrNotFormatted) {
+		cfg.Logger.Warn().Err(header.other).Msg("one superblock slot can not be read; the other one is good, as after a power cut")
+	}
 	if size, err := cfg.Base.Size(); err != nil || size < DataOffset+sb.SizeBytes {
 		return nil, errors.Join(err, fmt.Errorf("the base image has %d bytes, its superblock says %d", size, DataOffset+sb.SizeBytes))
 	}

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"sync"
 	"time"
 )
@@ -11,7 +12,7 @@ type pacer struct {
 	fill func() float64 // share of the budget that is taken, 0 to 1
 
 	mu sync.Mutex
-	// drainBytesPerSecond is what the last checkpoints moved; 0 before the first, when nothing is delayed.
+	// drainBytesPerSecond is what the last checkpoints moved; 0 before the first, when it is taken for paceDrain.
 	drainBytesPerSecond float64
 	// owed is the delay that was not slept yet: sleeps shorter than a millisecond take longer than they say.
 	owed time.Duration
@@ -19,8 +20,9 @@ type pacer struct {
 
 const (
 	paceFrom     = 0.5
+	paceDrain    = 200 << 20 // bytes per second
 	paceSleepMin = time.Millisecond
-	paceSleepMax = 20 * time.Millisecond
+	paceSleepMax = 100 * time.Millisecond
 )
 
 // wait delays the caller for a change of so many bytes.
@@ -38,17 +40,15 @@ func (p *pacer) wait(bytes int64) {
 func (p *pacer) charge(fill float64, bytes int64) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.drainBytesPerSecond == 0 {
-		return 0
-	}
+	drain := cmp.Or(p.drainBytesPerSecond, paceDrain)
 	over := (min(fill, 1) - paceFrom) / (1 - paceFrom)
 	factor := 4 * over * over // 1 at three quarters, 4 when full
-	p.owed += time.Duration(factor * float64(bytes) / p.drainBytesPerSecond * float64(time.Second))
+	p.owed += time.Duration(factor * float64(bytes) / drain * float64(time.Second))
 	if p.owed < paceSleepMin {
 		return 0
 	}
 	d := min(p.owed, paceSleepMax)
-	p.owed = 0
+	p.owed = min(p.owed-d, paceSleepMax)
 	return d
 }
 
