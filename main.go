@@ -38,6 +38,7 @@ func command(in, out, errs *os.File) *cli.App {
 		Writer:               out,
 		ErrWriter:            errs,
 		EnableBashCompletion: true,
+		Action:               unknownCommand,
 		ExitErrHandler:       func(*cli.Context, error) {}, // the exit code is chosen in main
 		Commands:             []*cli.Command{c.serveCommand(), c.volumeCommand(), c.inspectCommand(), c.checkCommand(), c.statusCommand()},
 	}
@@ -55,6 +56,14 @@ It prints how to attach each volume. Everything is kept in ./lockstep-data, unle
     mkfs.ext4 /dev/nbd0
 
 Stop the server with Ctrl-C or SIGTERM.`
+
+// unknownCommand is what a group of commands does by itself.
+func unknownCommand(ctx *cli.Context) error {
+	if ctx.NArg() == 0 {
+		return cli.ShowSubcommandHelp(ctx)
+	}
+	return fmt.Errorf("there is no command %q; see --help", ctx.Args().First())
+}
 
 // console is where a command reads and writes.
 type console struct{ in, out, errs *os.File }

@@ -43,6 +43,7 @@ func (c *console) volumeCommand() *cli.Command {
 		Usage: "create, list, show, delete, recover, export and import volumes",
 		Description: `The commands go to the server that runs on the data directory, or work on the
 directory itself where none does.`,
+		Action: unknownCommand,
 		Subcommands: []*cli.Command{
 			{Name: "create", ArgsUsage: "NAME", Usage: "make a new volume", Flags: createFlags(), Action: c.create,
 				Description: `    lockstep volume create db --size 100GiB
