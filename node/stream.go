@@ -103,7 +103,7 @@ func (s *streamReader) next(buf []byte) (piece, error) {
 	case kind == frameFailure && length <= maxReasonBytes:
 		reason := make([]byte, length)
 		_, err := io.ReadFull(s.r, reason)
-		return piece{}, errors.Join(fmt.Errorf("%w: %s", ErrRemote, reason), err)
+		return piece{}, errors.Join(fmt.Errorf("%w: %s", ErrRemote, reason), noEOF(err))
 	}
 	return piece{}, fmt.Errorf("%w: frame kind %d of %d bytes", ErrStream, kind, length)
 }
