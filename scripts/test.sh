@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# All tests: format, vet, staticcheck, a short fuzz, crash tests with fresh seeds, the tests with the race detector, and
+# those of the program with real clients. Installs what is missing (Debian, root). Ends with go test's own lines.
+#
+#   scripts/test.sh              everything
+#   scripts/test.sh fuzz tests   these stages only: format vet staticcheck fuzz seeds tests e2e
+#
+#   LOCKSTEP_SEED=n    seed to begin with in the stage seeds, where otherwise one is drawn
+#   LOCKSTEP_SEEDS=n   how many seeds it tries (20)
+#   FUZZ_TIME=3s       how long each fuzz test runs
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/tools.sh
+
+readonly staticcheck=v0.8.2
+readonly fuzz_time=${FUZZ_TIME:-3s}
+readonly first_seed=${LOCKSTEP_SEED:-$((RANDOM * 32768 + RANDOM + 1000))}
+readonly seeds=${LOCKSTEP_SEEDS:-20}
+unset LOCKSTEP_SEED LOCKSTEP_SEEDS # the other stages have fixed ones
+readonly built=$PWD/.build
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+stage_format() {
+	local found
+	found=$(gofmt -l .)
+	[ -z "$found" ] || { echo "not formatted by gofmt:"; echo "$found"; return 1; }
+	bash -n scripts/*.sh .ci/run
+}
+
+stage_vet() { go vet ./...; }
+
+stage_staticcheck() {
+	local bin=$built/staticcheck-$staticcheck
+	[ -x "$bin/staticcheck" ] || GOBIN=$bin go install "honnef.co/go/tools/cmd/staticcheck@$staticcheck"
+	"$bin/staticcheck" ./...
+}
+
+stage_fuzz() {
+	local folder target
+	grep -rlE --include='*_test.go' '^func Fuzz' . | xargs -r -n 1 dirname | sort -u >"$work/folders"
+	while read -r folder; do
+		go test -list '^Fuzz' "$folder" | grep '^Fuzz' >"$work/targets"
+		while read -r target; do
+			echo "fuzz $folder $target"
+			go test -run '^$' -fuzz "^$target\$" -fuzztime "$fuzz_time" "$folder" >"$work/fuzz" 2>&1 </dev/null ||
+				{ cat "$work/fuzz"; return 1; }
+			grep '^ok' "$work/fuzz" | tee -a "$work/lines"
+		done <"$work/targets"
+	done <"$work/folders"
+}
+
+# Crash tests at random places: each seed is another run, and the same run every time.
+stage_seeds() {
+	local folder seed last=$((first_seed + seeds - 1))
+	echo "seeds $first_seed to $last; again with LOCKSTEP_SEED=$first_seed scripts/test.sh seeds"
+	grep -rl --include='*_test.go' 'disk\.Random(t,' . | xargs -r -n 1 dirname | sort -u |
+		grep -v '^./test/disk$' >"$work/folders"
+	[ -s "$work/folders" ]
+	while read -r folder; do
+		go test -race -c -o "$work/crash.test" "$folder"
+		for ((seed = first_seed; seed <= last; seed++)); do
+			(cd "$folder" && LOCKSTEP_SEED=$seed "$work/crash.test" -test.run Random -test.v) >"$work/crash" 2>&1 </dev/null ||
+				{ cat "$work/crash"; return 1; }
+			grep -q '^--- PASS' "$work/crash" || { echo "$folder has no test that takes seeds"; return 1; }
+		done
+		echo "ok  	$folder, $seeds seeds" | tee -a "$work/lines"
+	done <"$work/folders"
+}
+
+stage_tests() {
+	# shellcheck disable=SC2046 # one word a package
+	go test -race $(go list ./... | grep -v '/test/e2e$') 2>&1 </dev/null | tee -a "$work/lines"
+}
+
+stage_e2e() {
+	need fio=fio nbdkit=nbdkit qemu-img=qemu-utils nbdcopy=libnbd-bin nbdsh=python3-libnbd mke2fs=e2fsprogs
+	go test -count=1 -timeout 5m ./test/e2e 2>&1 </dev/null | tee -a "$work/lines"
+}
+
+need_go
+need gcc='gcc libc6-dev' # the race detector wants it
+[ $# -gt 0 ] || set -- format vet staticcheck fuzz seeds tests e2e
+for stage in "$@"; do
+	declare -F "stage_$stage" >/dev/null || { echo "no stage $stage" >&2; exit 2; }
+done
+: >"$work/times"
+for stage in "$@"; do
+	echo "== $stage"
+	begun=$SECONDS
+	status=0
+	# In a subshell of its own, because set -e does nothing in what is tested by || or if.
+	set +e
+	(set -euo pipefail; "stage_$stage")
+	status=$?
+	set -e
+	printf '%6d s  %s\n' $((SECONDS - begun)) "$stage" | tee -a "$work/times"
+	[ "$status" -eq 0 ] || { echo "FAIL: $stage"; exit 1; }
+done
+echo "== all passed in $SECONDS s"
+cat "$work/times"
+[ ! -f "$work/lines" ] || cat "$work/lines"
