@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -40,6 +41,8 @@ type admin struct {
 	manager Manager
 	status  func() Status
 	log     zerolog.Logger
+	// stopping ends when contents are to be copied no further.
+	stopping context.Context
 	// requests are those being answered; the server's own Close does not wait for them.
 	requests sync.WaitGroup
 }
@@ -103,6 +106,7 @@ func withBody[Request, Report any](a *admin, w http.ResponseWriter, r *http.Requ
 // export streams a volume. Once bytes have been sent, an extent stream says in its last frame why it is not whole, and
 // a plain one is cut off.
 func (a *admin) export(w http.ResponseWriter, r *http.Request) {
+	defer a.untilStopping(http.NewResponseController(w).SetWriteDeadline)()
 	started := &startedWriter{ResponseWriter: w}
 	var to Sink = rawWriter{started}
 	asExtents := r.Header.Get("Accept") == streamType
@@ -123,6 +127,15 @@ func (a *admin) export(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// untilStopping ends a copy with a client that gives nothing, or takes nothing, once the server is to stop, by the
+// deadline of what it waits for. The caller calls done when the copy has ended.
+func (a *admin) untilStopping(setDeadline func(time.Time) error) (done func() bool) {
+	return context.AfterFunc(a.stopping, func() {
+		// A connection without deadlines is cut off a little later.
+		_ = setDeadline(time.Unix(1, 0))
+	})
+}
+
 // startedWriter knows whether anything of an answer was written.
 type startedWriter struct {
 	http.ResponseWriter
@@ -140,6 +153,7 @@ func (a *admin) imports(w http.ResponseWriter, r *http.Request) {
 		a.answer(w, nil, err)
 		return
 	}
+	defer a.untilStopping(http.NewResponseController(w).SetReadDeadline)()
 	var from Source = &rawReader{r: r.Body}
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err == nil && kind == streamType {
 		from = &streamReader{r: r.Body}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,8 +10,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 )
@@ -27,7 +31,7 @@ func (m brokenManager) Show(context.Context, string) (VolumeStatus, error) {
 
 func TestErrorsCrossTheSocket(t *testing.T) {
 	for _, c := range append(codes(), coded{io.ErrNoProgress, http.StatusInternalServerError}) {
-		a := &admin{manager: brokenManager{err: fmt.Errorf("show volume: %w", c.err)}, log: zerolog.Nop()}
+		a := &admin{manager: brokenManager{err: fmt.Errorf("show volume: %w", c.err)}, log: zerolog.Nop(), stopping: t.Context()}
 		w := httptest.NewRecorder()
 		a.handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/volumes/x", nil))
 		var f failure
@@ -126,5 +130,40 @@ func TestImportCutOff(t *testing.T) {
 	m, _ := manage(t, s.dir)
 	if got := names(t, m); got != "first served" {
 		t.Errorf("volumes: %s", got)
+	}
+}
+
+// A server that is told to stop does not wait for an operator who sends nothing more, or reads nothing more.
+func TestStopWithStalledCopies(t *testing.T) {
+	s := start(t, emptyServerDir(t), func(c *Config) { c.ShutdownTimeout = time.Hour })
+	c, err := attach(t, s.endpoints.Unix, "first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.write(t, 0, bytes.Repeat([]byte{1}, testVolumeBytes))
+	dial := func() net.Conn {
+		conn, err := net.Dial("unix", s.endpoints.Admin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+	reading, writing := dial(), dial()
+	if _, err := io.WriteString(reading, "GET /v1/volumes/first/data?force=true HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(reading, make([]byte, 100)); err != nil { // then the export is under way
+		t.Fatal(err)
+	}
+	head := fmt.Sprintf("PUT /v1/volumes/half/data?size_bytes=%d&wal_size_bytes=%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n",
+		testVolumeBytes, MinLogBytes, testVolumeBytes)
+	// More than the socket holds, so that it is taken only by an import under way.
+	if _, err := io.WriteString(writing, head+strings.Repeat("x", testVolumeBytes*3/4)); err != nil {
+		t.Fatal(err)
+	}
+	s.end(t)
+	if entries, err := os.ReadDir(filepath.Join(s.dir, volumesName)); err != nil || len(entries) != 1 {
+		t.Errorf("left behind: %v, %v", entries, err)
 	}
 }

@@ -17,10 +17,11 @@ import (
 
 // node is one server process.
 type node struct {
-	cfg   Config
-	host  *host
-	nbd   *nbd.Server
-	admin *http.Server
+	cfg       Config
+	host      *host
+	nbd       *nbd.Server
+	admin     *http.Server
+	endCopies context.CancelFunc // of contents
 	// requests of operators, which admin's Close does not wait for.
 	requests *sync.WaitGroup
 
@@ -93,7 +94,9 @@ func (n *node) closeSockets() error {
 func (n *node) run(ctx context.Context) error {
 	n.nbd = nbd.NewServer(nbd.Config{Exports: exports{n.host}, Logger: n.cfg.Logger})
 	n.host.disconnect = n.nbd.Disconnect
-	a := &admin{manager: n.host, status: n.status, log: n.cfg.Logger}
+	copying, endCopies := context.WithCancel(context.WithoutCancel(ctx))
+	n.endCopies = endCopies
+	a := &admin{manager: n.host, status: n.status, log: n.cfg.Logger, stopping: copying}
 	n.admin = &http.Server{Handler: a.handler(), ReadHeaderTimeout: 10 * time.Second}
 	n.requests = &a.requests
 	serving, serveCtx := errgroup.WithContext(ctx)
@@ -170,6 +173,7 @@ func (n *node) stop(ctx context.Context, serving *errgroup.Group) error {
 		defer context.AfterFunc(n.cfg.Hurry, cancel)()
 	}
 	n.host.stop()
+	n.endCopies()
 	err := errors.Join(n.stopServing(bounded), serving.Wait(), n.closeSockets(), n.host.closeAll(bounded))
 	log.Info().Dur("took_ms", time.Since(begun)).Msg("stopped")
 	return err

@@ -86,10 +86,7 @@ func (r *Remote) Import(ctx context.Context, req CreateRequest, from Source) (s 
 	sent := make(chan error, 1)
 	go func() {
 		err := copyContent(from, streamWriter{content})
-		if err != nil && !errors.Is(err, io.ErrClosedPipe) {
-			// The server removes what there is of the volume, and answers when it has.
-			_ = streamWriter{content}.fail(err)
-		}
+		// Without its end frame the server refuses the stream, removes what there is of the volume, and then answers.
 		sent <- errors.Join(err, content.Close())
 	}()
 	err = r.call(ctx, http.MethodPut, volumePath(req.Name)+"/data?"+query.Encode(), body, &s)
