@@ -101,8 +101,8 @@ func TestNoAllocationForEachRequest(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
-		// Now and then the collector empties a sync.Pool, so a burst may cost one or two.
-		if allocations >= depth/8 {
+		// The collector empties a sync.Pool now and then, the race detector more often; that costs a few for a burst.
+		if allocations >= depth/2 {
 			t.Errorf("%s: %v allocations for %d requests", name, allocations, depth)
 		}
 	}

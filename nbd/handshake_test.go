@@ -188,3 +188,33 @@ func TestContextsBelongToOneExport(t *testing.T) {
 	w.wantReply(optGo, repAck)
 	w.want(codeInvalid, request{kind: cmdBlockStatus, length: 1})
 }
+
+// TestFailedChoiceOfContextsClearsThem selects a context, then fails to select another.
+func TestFailedChoiceOfContextsClearsThem(t *testing.T) {
+	for name, failing := range map[string][]byte{
+		"malformed": {1},
+		"too big":   make([]byte, maxOptionBytes+1),
+		"unknown":   contextRequest{name: "nothing", queries: []string{contextAllocation}}.encode(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := start(t, Config{}, Export{Name: "a", Device: newMemory(testSize)}).dial()
+			w.greet(flagFixedNewstyle)
+			w.structured = true
+			w.option(optStructuredReply, nil)
+			w.wantReply(optStructuredReply, repAck)
+			w.option(optSetMetaContext, contextRequest{name: "a", queries: []string{contextAllocation}}.encode())
+			w.wantReply(optSetMetaContext, repMetaContext)
+			w.wantReply(optSetMetaContext, repAck)
+			w.option(optSetMetaContext, failing)
+			header := w.read(20)
+			if header[12]&0x80 == 0 {
+				t.Fatalf("reply %x is no error", header)
+			}
+			w.read(int(header[19]))
+			w.option(optGo, infoRequest{name: "a"}.encode())
+			w.wantReply(optGo, repInfo)
+			w.wantReply(optGo, repAck)
+			w.want(codeInvalid, request{kind: cmdBlockStatus, length: 1})
+		})
+	}
+}

@@ -2,9 +2,7 @@ package nbd
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"testing"
 	"time"
@@ -78,7 +76,7 @@ func TestSlowReadDoesNotHoldBackOthers(t *testing.T) {
 // replies within their reach; another one goes on, and the stalled ones are cut.
 func TestStalledClientHarmsNobody(t *testing.T) {
 	m := newMemory(8 << 20)
-	cfg := Config{WriteTimeout: 50 * time.Millisecond, BufferBytes: 64 << 20}
+	cfg := Config{WriteTimeout: time.Second, BufferBytes: 64 << 20}
 	f := start(t, cfg, Export{Name: "a", Device: m})
 	for range 4 {
 		w := f.connect(false)
@@ -123,25 +121,29 @@ func TestClientThatStopsInAPayloadIsCut(t *testing.T) {
 		w.wantEnd()
 	}
 	f.exports.awaitIdle()
-	// One that is idle between requests is not cut.
+}
+
+// TestDeadlineOfAnEarlierRequest lets a deadline, which is never taken back when its request is complete, strike on an
+// idle connection.
+func TestDeadlineOfAnEarlierRequest(t *testing.T) {
+	f := start(t, Config{}, Export{Name: "a", Device: newMemory(testSize)})
 	w := f.connect(false)
-	w.write(encoded(request{kind: cmdFlush})[:10])
-	w.write(encoded(request{kind: cmdFlush})[10:])
-	w.next(0)
-	timer := time.NewTimer(100 * time.Millisecond)
-	<-timer.C
 	w.want(codeOK, request{kind: cmdFlush})
+	if err := f.onlyTransmission().conn.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	w.want(codeOK, request{kind: cmdFlush})
+	w.want(codeOK, request{kind: cmdWrite, length: 512 << 10}, make([]byte, 512<<10)...)
 }
 
 func TestHandshakeTimeout(t *testing.T) {
-	f := start(t, Config{HandshakeTimeout: 20 * time.Millisecond}, Export{Name: "a", Device: newMemory(testSize)})
+	const limit = 500 * time.Millisecond
+	f := start(t, Config{HandshakeTimeout: limit}, Export{Name: "a", Device: newMemory(testSize)})
+	entered := f.connect(false)
 	w := f.dial()
 	w.read(greetingBytes)
 	w.wantEnd()
-	w = f.connect(false)
-	timer := time.NewTimer(60 * time.Millisecond)
-	<-timer.C
-	w.want(codeOK, request{kind: cmdFlush}) // the limit ended with the handshake
+	entered.want(codeOK, request{kind: cmdFlush}) // the limit, over by now, ended with the handshake
 }
 
 // TestVanishedClient closes connections with requests in flight; their buffers and exports come back.
@@ -182,121 +184,6 @@ func TestDisconnectRequest(t *testing.T) {
 	w.wantEnd()
 }
 
-func TestShutdownAnswersWhatIsInFlight(t *testing.T) {
-	m := newMemory(testSize)
-	m.applyGate = newGate()
-	f := start(t, Config{}, Export{Name: "a", Device: m})
-	idle, busy, greeted := f.connect(false), f.connect(false), f.dial()
-	greeted.read(greetingBytes)
-	busy.send(request{kind: cmdWrite, cookie: 9, length: 1}, 'x')
-	<-m.applyGate.entered
-	done := make(chan error)
-	go func() { done <- f.Shutdown(context.Background()) }()
-	idle.wantEnd()
-	greeted.wantEnd()
-	close(m.applyGate.open)
-	if a := busy.next(0); a.cookie != 9 || a.code != codeOK {
-		t.Fatalf("answer %+v", a)
-	}
-	busy.wantEnd()
-	for _, w := range []*wire{idle, busy, greeted} {
-		w.conn.Close()
-	}
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	if _, err := net.Dial("unix", f.path); err == nil {
-		t.Fatal("a server that was shut down accepts")
-	}
-	l, err := net.Listen("unix", f.path+"2")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Serve(context.Background(), l); !errors.Is(err, ErrClosed) {
-		t.Fatalf("Serve after Shutdown: %v", err)
-	}
-}
-
-func TestShutdownGivesUp(t *testing.T) {
-	m := newMemory(testSize)
-	m.applyGate = newGate()
-	f := start(t, Config{}, Export{Name: "a", Device: m})
-	w := f.connect(false)
-	w.send(request{kind: cmdWrite, length: 1}, 'x')
-	<-m.applyGate.entered
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	if err := f.Shutdown(ctx); !errors.Is(err, context.Canceled) {
-		t.Fatalf("Shutdown: %v", err)
-	}
-	w.wantEnd()
-	f.exports.mu.Lock()
-	lent := f.exports.lent
-	f.exports.mu.Unlock()
-	if lent != 1 {
-		t.Fatal("export released while a request is inside it")
-	}
-	close(m.applyGate.open)
-}
-
-func TestDisconnectOfAnExport(t *testing.T) {
-	a, b := newMemory(testSize), newMemory(testSize)
-	f := start(t, Config{}, Export{Name: "a", Device: a}, Export{Name: "b", Device: b})
-	first, second, early := f.connect(false), f.connect(false), f.dial()
-	early.greet(flagFixedNewstyle)
-	other := f.dial()
-	other.greet(flagFixedNewstyle)
-	other.option(optGo, infoRequest{name: "b"}.encode())
-	other.wantReply(optGo, repInfo)
-	other.wantReply(optGo, repAck)
-	other.want(codeOK, request{kind: cmdFlush})
-	first.want(codeOK, request{kind: cmdFlush})
-	second.want(codeOK, request{kind: cmdFlush})
-	if n := f.ConnectionsTo("a"); n != 2 {
-		t.Fatalf("%d connections to a, want 2", n)
-	}
-	f.exports.withdraw("a")
-	var clients sync.WaitGroup
-	for _, w := range []*wire{first, second} {
-		clients.Go(func() {
-			w.wantEnd()
-			w.conn.Close()
-		})
-	}
-	if err := f.Disconnect(context.Background(), "a"); err != nil {
-		t.Fatal(err)
-	}
-	clients.Wait()
-	if n := f.ConnectionsTo("a"); n != 0 {
-		t.Fatalf("%d connections to a are left", n)
-	}
-	other.want(codeOK, request{kind: cmdFlush})
-	// A client in its handshake since before is looked up once more, and goes on where its export is still there.
-	early.option(optGo, infoRequest{name: "b"}.encode())
-	early.wantReply(optGo, repInfo)
-	early.wantReply(optGo, repAck)
-	early.want(codeOK, request{kind: cmdFlush})
-}
-
-// TestDisconnectDuringTheHandshake withdraws an export between Lookup and transmission.
-func TestDisconnectDuringTheHandshake(t *testing.T) {
-	f := start(t, Config{}, Export{Name: "a", Device: newMemory(testSize)})
-	c := &connection{server: f.Server}
-	disconnects := f.disconnectsSoFar()
-	export, err := f.exports.Lookup("a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.exports.withdraw("a")
-	if err := f.Disconnect(context.Background(), "a"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.enter(&export, terms{sizeBytes: testSize}, disconnects); !errors.Is(err, ErrUnknownExport) {
-		t.Fatalf("entered a withdrawn export: %v", err)
-	}
-	export.release()
-}
-
 func TestTooManyConnections(t *testing.T) {
 	f := start(t, Config{MaxConnections: 2}, Export{Name: "a", Device: newMemory(testSize)})
 	first, _ := f.connect(false), f.connect(false)
@@ -322,14 +209,7 @@ func TestInFlightBound(t *testing.T) {
 	for range 4 {
 		<-m.readGate.entered
 	}
-	var tr *transmission
-	f.mu.Lock()
-	for c := range f.connections {
-		c.mu.Lock()
-		tr = c.transmission
-		c.mu.Unlock()
-	}
-	f.mu.Unlock()
+	tr := f.onlyTransmission()
 	tr.mu.Lock()
 	inFlight := tr.inFlightBytes
 	tr.mu.Unlock()
@@ -380,4 +260,45 @@ func TestManyClients(t *testing.T) {
 		})
 	}
 	clients.Wait()
+}
+
+// TestShareOfTheReadPool expects a connection that has its share of reply memory to start no more reads.
+func TestShareOfTheReadPool(t *testing.T) {
+	m := newMemory(testSize)
+	m.cold.Store(true)
+	m.readGate = newGate()
+	f := start(t, Config{BufferBytes: 64 << 20}, Export{Name: "a", Device: m}) // a share of 4 MiB
+	w := f.connect(false)
+	for i := range 16 {
+		w.send(request{kind: cmdRead, cookie: uint64(i), length: testSize})
+	}
+	for range 3 {
+		<-m.readGate.entered
+	}
+	other := f.connect(false)
+	other.send(request{kind: cmdRead, length: 1}) // is not behind the others
+	<-m.readGate.entered
+	if n := m.coldReads.Load(); n != 4 {
+		t.Errorf("%d reads were started, want 4", n)
+	}
+	close(m.readGate.open)
+	other.next(1)
+	for range 16 {
+		if a := w.next(testSize); a.code != codeOK {
+			t.Fatalf("answer %+v", a)
+		}
+	}
+}
+
+// TestBufferOfAMissIsGivenBack expects a batch whose reads all miss to hold no buffer while it goes on.
+func TestBufferOfAMissIsGivenBack(t *testing.T) {
+	q := newQuota(newPool(), 1<<20)
+	var a answers
+	if a.bufferFor(100, 5000, q) == nil {
+		t.Fatal("no buffer")
+	}
+	a.trim()
+	if len(a.buffers) != 0 || !q.sem.TryAcquire(q.limitBytes) {
+		t.Fatal("buffer is still held")
+	}
 }

@@ -1,0 +1,121 @@
+package nbd
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"syscall"
+	"testing"
+)
+
+// wire is a client made of raw bytes.
+type wire struct {
+	tb         testing.TB
+	conn       net.Conn
+	structured bool
+}
+
+func (w *wire) write(b []byte) {
+	w.tb.Helper()
+	if _, err := w.conn.Write(b); err != nil {
+		w.tb.Fatalf("client writes %d bytes: %v", len(b), err)
+	}
+}
+
+func (w *wire) read(n int) []byte {
+	w.tb.Helper()
+	b := make([]byte, n)
+	if _, err := io.ReadFull(w.conn, b); err != nil {
+		w.tb.Fatalf("client reads %d bytes: %v", n, err)
+	}
+	return b
+}
+
+// wantEnd checks that the server closes without another byte.
+func (w *wire) wantEnd() {
+	w.tb.Helper()
+	n, err := w.conn.Read(make([]byte, 1))
+	if n != 0 || !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+		w.tb.Fatalf("connection goes on: %d bytes, error %v", n, err)
+	}
+}
+
+func (w *wire) greet(flags uint16) {
+	w.tb.Helper()
+	w.read(greetingBytes)
+	w.write([]byte{0, 0, byte(flags >> 8), byte(flags)})
+}
+
+func (w *wire) option(code uint32, data []byte) {
+	w.tb.Helper()
+	b := make([]byte, optionBytes)
+	option{code: code, length: uint32(len(data))}.encode(b)
+	w.write(append(b, data...))
+}
+
+func (w *wire) wantReply(code, kind uint32) []byte {
+	w.tb.Helper()
+	header := w.read(20)
+	want := appendOptionReply(nil, code, kind)
+	if !bytes.Equal(header[:16], want[:16]) {
+		w.tb.Fatalf("reply to option %d: got %x, want %x", code, header[:16], want[:16])
+	}
+	n := int(header[16])<<24 | int(header[17])<<16 | int(header[18])<<8 | int(header[19])
+	return w.read(n)
+}
+
+func encoded(r request, payload ...byte) []byte {
+	b := make([]byte, requestBytes)
+	r.encode(b)
+	return append(b, payload...)
+}
+
+func (w *wire) send(r request, payload ...byte) {
+	w.tb.Helper()
+	w.write(encoded(r, payload...))
+}
+
+// answer is one reply with its payload.
+type answer struct {
+	reply
+	payload []byte
+}
+
+// next reads a reply; data is the length of a read that a simple reply may answer.
+func (w *wire) next(data int) answer {
+	w.tb.Helper()
+	b := w.read(simpleBytes)
+	if bytes.Equal(b[:4], []byte{0x66, 0x8e, 0x33, 0xef}) {
+		b = append(b, w.read(chunkBytes-simpleBytes)...)
+	}
+	r, err := decodeReply(b)
+	if err != nil {
+		w.tb.Fatalf("decode reply %x: %v", b, err)
+	}
+	a := answer{reply: r}
+	if r.structured {
+		a.payload = w.read(int(r.length))
+		if r.kind == chunkError {
+			a.code = uint32(a.payload[2])<<8 | uint32(a.payload[3])
+		}
+	} else if r.code == codeOK {
+		a.payload = w.read(data)
+	}
+	return a
+}
+
+// want sends a request and checks the code of its answer.
+func (w *wire) want(code uint32, r request, payload ...byte) answer {
+	w.tb.Helper()
+	w.send(r, payload...)
+	data := 0
+	if r.kind == cmdRead && !w.structured {
+		data = int(r.length)
+	}
+	a := w.next(data)
+	if a.cookie != r.cookie || a.code != code {
+		w.tb.Fatalf("request %+v: got cookie %d code %d, want code %d", r, a.cookie, a.code, code)
+	}
+	return a
+}
