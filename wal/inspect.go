@@ -137,6 +137,8 @@ func (f *found) info(inLog bool, counted *SegmentInfo) SegmentInfo {
 		First: f.first, Last: f.last, EndBytes: f.end, Problem: f.bad,
 	}
 	switch {
+	case f.bad == errBlank:
+		s.Problem = nil
 	case f.bad != nil:
 		s.State = SegmentBad
 	case inLog:

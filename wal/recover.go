@@ -18,6 +18,9 @@ type found struct {
 	bad     error // why the header can not be used, or nil
 }
 
+// errBlank is what is "bad" with a segment that was made ahead, and not begun.
+var errBlank = errors.New("segment was never begun")
+
 // Create makes the first segment of a new log, durably. The directory must hold no segment.
 func Create(cfg Config) error {
 	if err := cfg.validate(); err != nil {
@@ -129,6 +132,9 @@ func (f *found) readHeader(cfg *Config) error {
 	}
 	h, err := decodeSegmentHeader(b)
 	switch {
+	case !slices.ContainsFunc(b, func(c byte) bool { return c != 0 }):
+		f.bad = errBlank
+		return nil
 	case errors.Is(err, ErrSegmentVersion), errors.Is(err, ErrSegmentFeature):
 		return err
 	case err != nil:
@@ -262,7 +268,7 @@ func (w *walker) checkEnd(all, chain []*found, why error) error {
 	}
 	place.LSN, place.Durable, place.Reason = w.next, durable, why
 	for _, f := range all {
-		if f.bad != nil {
+		if f.bad != nil && f.bad != errBlank {
 			place.Reason = errors.Join(place.Reason, fmt.Errorf("segment %s: %w", f.name, f.bad))
 		}
 	}
