@@ -12,6 +12,8 @@ type memory struct {
 	data []byte
 	hole []bool // for each 4 KiB
 
+	coldOffsets []int64 // of the calls of Read, in order
+
 	cold     atomic.Bool // ReadNoWait never has anything
 	failWith atomic.Pointer[error]
 
@@ -65,6 +67,9 @@ func (m *memory) BlockSize() int { return 4096 }
 
 func (m *memory) Read(p []byte, offset int64) error {
 	m.coldReads.Add(1)
+	m.mu.Lock()
+	m.coldOffsets = append(m.coldOffsets, offset)
+	m.mu.Unlock()
 	m.readGate.pass()
 	return m.copyOut(p, offset)
 }

@@ -3,6 +3,7 @@ package nbd
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -278,6 +279,9 @@ func TestShareOfTheReadPool(t *testing.T) {
 	other := f.connect(false)
 	other.send(request{kind: cmdRead, length: 1}) // is not behind the others
 	<-m.readGate.entered
+	for range 50 {
+		other.want(codeOK, request{kind: cmdFlush}) // time for reads that must not start
+	}
 	if n := m.coldReads.Load(); n != 4 {
 		t.Errorf("%d reads were started, want 4", n)
 	}
@@ -290,15 +294,50 @@ func TestShareOfTheReadPool(t *testing.T) {
 	}
 }
 
-// TestBufferOfAMissIsGivenBack expects a batch whose reads all miss to hold no buffer while it goes on.
+// TestBufferOfAMissIsGivenBack expects a batch whose reads all miss to hold no memory for replies while it goes on.
 func TestBufferOfAMissIsGivenBack(t *testing.T) {
-	q := newQuota(newPool(), 1<<20)
-	var a answers
-	if a.bufferFor(100, 5000, q) == nil {
-		t.Fatal("no buffer")
+	m := newMemory(testSize)
+	m.cold.Store(true)
+	m.readGate, m.applyGate = newGate(), newGate()
+	f := start(t, Config{}, Export{Name: "a", Device: m})
+	w := f.connect(false)
+	w.write(append(encoded(request{kind: cmdRead, length: 1}), encoded(request{kind: cmdTrim, length: 1})...))
+	<-m.readGate.entered
+	<-m.applyGate.entered
+	rest := f.replies.limitBytes - int64(classBytes(0)) // the read pool has one buffer
+	if !f.replies.sem.TryAcquire(rest) {
+		t.Error("the batch holds a buffer for replies")
+	} else {
+		f.replies.sem.Release(rest)
 	}
-	a.trim()
-	if len(a.buffers) != 0 || !q.sem.TryAcquire(q.limitBytes) {
-		t.Fatal("buffer is still held")
+	close(m.readGate.open)
+	close(m.applyGate.open)
+	w.conn.Close()
+	f.exports.awaitIdle()
+}
+
+// TestReadPoolTakesTurns expects a connection with one read not to wait for all those of another.
+func TestReadPoolTakesTurns(t *testing.T) {
+	m := newMemory(testSize)
+	m.cold.Store(true)
+	m.readGate = newGate()
+	f := start(t, Config{ReadWorkers: 1}, Export{Name: "a", Device: m})
+	greedy, modest := f.connect(false), f.connect(false)
+	for i := range 4 {
+		greedy.send(request{kind: cmdRead, offset: uint64(i), length: 1})
+	}
+	<-m.readGate.entered
+	greedy.want(codeOK, request{kind: cmdFlush, cookie: 1})
+	modest.send(request{kind: cmdRead, offset: 100, length: 1})
+	modest.want(codeOK, request{kind: cmdFlush, cookie: 1})
+	close(m.readGate.open)
+	modest.next(1)
+	for range 4 {
+		greedy.next(1)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if want := []int64{0, 1, 100, 2, 3}; !slices.Equal(m.coldOffsets, want) {
+		t.Fatalf("reads in order %v, want %v", m.coldOffsets, want)
 	}
 }
