@@ -253,9 +253,15 @@ func TestExportWithClients(t *testing.T) {
 type writingSink struct {
 	Sink
 	volume *volume.Volume
+	ended  int
 }
 
-func (s writingSink) zeroes(n int64) error {
+func (s *writingSink) end() error {
+	s.ended++
+	return nil
+}
+
+func (s *writingSink) zeroes(n int64) error {
 	c := []volume.Change{{Kind: volume.Write, Length: 512, Data: make([]byte, 512)}}
 	s.volume.Apply(c)
 	return c[0].Err
@@ -263,11 +269,11 @@ func (s writingSink) zeroes(n int64) error {
 
 func TestExportOfChangingVolumeFails(t *testing.T) {
 	h, _ := openHost(t, emptyServerDir(t))
-	to := writingSink{Sink: rawWriter{io.Discard}, volume: h.find("first").volume}
-	if err := h.Export(t.Context(), "first", false, to); !errors.Is(err, ErrChanged) {
-		t.Errorf("got %v", err)
+	to := &writingSink{Sink: rawWriter{io.Discard}, volume: h.find("first").volume}
+	if err := h.Export(t.Context(), "first", false, to); !errors.Is(err, ErrChanged) || to.ended > 0 {
+		t.Errorf("got %v; the copy was ended as a whole one: %v", err, to.ended > 0)
 	}
-	if err := h.Export(t.Context(), "first", true, to); err != nil {
+	if err := h.Export(t.Context(), "first", true, to); err != nil || to.ended != 1 {
 		t.Errorf("with force: %v", err)
 	}
 }
