@@ -217,6 +217,7 @@ func codes() []coded {
 		{ErrName, http.StatusBadRequest},
 		{ErrRequest, http.StatusBadRequest},
 		{ErrLogSize, http.StatusInsufficientStorage},
+		{ErrNoRoom, http.StatusUnprocessableEntity},
 		{volume.ErrNeedsForce, http.StatusPreconditionFailed},
 		{ErrTooLong, http.StatusRequestEntityTooLarge},
 		{context.Canceled, http.StatusServiceUnavailable},

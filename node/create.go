@@ -13,6 +13,9 @@ import (
 	"lockstep/volume"
 )
 
+// ErrNoRoom is returned where the space that a volume takes at once is not free.
+var ErrNoRoom = errors.New("no room for the volume")
+
 // create makes a volume: everything in a directory aside, synced, and then under its name in one step. content, where
 // it is not nil, is copied into the volume before that. The caller keeps others from using the name meanwhile. What is
 // written when it fails is removed again; what a crash leaves is removed at the next start.
@@ -70,7 +73,13 @@ func (d *directory) makePlaces(aside string, s *settings, r CreateRequest) error
 	if err != nil {
 		return err
 	}
-	if s.LogBytes, err = LogBudget(r.LogBytes, r.SizeBytes, free-d.promised(logDir, *s, r.SizeBytes)); err != nil {
+	if promised := d.promised(logDir, *s, r.SizeBytes); promised < free {
+		free -= promised
+	} else if promised > 0 {
+		return fmt.Errorf("%w: a thick volume of %s and its log do not fit into the %s that are free", ErrNoRoom,
+			humanBytes(r.SizeBytes), humanBytes(free))
+	}
+	if s.LogBytes, err = LogBudget(r.LogBytes, r.SizeBytes, free); err != nil {
 		return err
 	}
 	if err := writeJSON(filepath.Join(aside, settingsName), *s); err != nil {

@@ -67,6 +67,7 @@ func TestRefusals(t *testing.T) {
 			"relative log":  {func(r *CreateRequest) { r.LogDir = "logs" }, ErrRequest},
 			"small log":     {func(r *CreateRequest) { r.LogBytes = MinLogBytes - 1 }, ErrLogSize},
 			"large log":     {func(r *CreateRequest) { r.LogBytes = 1 << 60 }, ErrLogSize},
+			"large image":   {func(r *CreateRequest) { r.Backend, r.SizeBytes = KindThick, 1<<50 }, ErrNoRoom},
 			"no device":     {func(r *CreateRequest) { r.Backend = filepath.Join(dir, "nodevice") }, nil},
 			"not a device":  {func(r *CreateRequest) { r.Backend = filepath.Join(dir, lockName) }, nil},
 		} {
