@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -157,9 +158,11 @@ func (n *node) stop() {
 	}
 }
 
-// try runs a command of the program, and returns all that it printed.
+// try runs a command of the program that ends by itself, and returns all that it printed.
 func (n *node) try(args ...string) (string, error) {
-	c := exec.CommandContext(n.t.Context(), program, args...)
+	ctx, cancel := context.WithTimeout(n.t.Context(), 30*time.Second)
+	defer cancel()
+	c := exec.CommandContext(ctx, program, args...)
 	c.Env = append(os.Environ(), "LOCKSTEP_DATA_DIR="+n.data)
 	out, err := c.CombinedOutput()
 	return string(out), err
