@@ -30,7 +30,7 @@ func createFlags() []cli.Flag {
 	return volumeFlags(
 		&cli.StringFlag{Name: "size", Usage: "`SIZE` of the volume: 10GiB, 512M (powers of 1024)"},
 		&cli.IntFlag{Name: "block-size", Value: node.DefaultBlockSize, Usage: "512, 1024, 2048 or 4096 `BYTES`; fixed for ever"},
-		&cli.StringFlag{Name: "backend", Value: node.KindFile, Usage: "file (sparse), thick (all its space is taken), or a device `/dev/…`"},
+		&cli.StringFlag{Name: "backend", Value: node.KindFile, Usage: "file (sparse), thick (all its space is taken), memory (not durable: empty at each start), or a device `/dev/…`"},
 		&cli.StringFlag{Name: "wal-dir", Usage: "make the log's directory in this `DIR`, on a fast disk for example"},
 		&cli.StringFlag{Name: "wal-size", Usage: "`SIZE` of the log (default: that of the volume, 64MiB to 4GiB, at most a quarter of the free space)"},
 		&cli.BoolFlag{Name: "force", Usage: "take a device even though there is something on it"},

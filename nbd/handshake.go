@@ -271,10 +271,22 @@ func (h *handshake) lookup(o option, name string) (Export, error) {
 		if !errors.Is(err, ErrUnknownExport) {
 			h.logger(name, err)
 		}
-		h.refuse(o, repErrUnknown, "export not available")
+		h.refuse(o, repErrUnknown, refusal(err))
 	}
 	return export, err
 }
+
+// refusal is what a client is told of an export that it can not have: the reason, cut to what a message may hold.
+func refusal(err error) string {
+	text := err.Error()
+	if len(text) > maxRefusal {
+		text = strings.ToValidUTF8(text[:maxRefusal], "") + "…"
+	}
+	return text
+}
+
+// maxRefusal is a reasonable length for a message to a person, in bytes. Strings of the protocol end at 4096.
+const maxRefusal = 1024
 
 const (
 	contextNamespace  = "base:"

@@ -79,6 +79,9 @@ func (d *directory) makePlaces(aside string, s *settings, r CreateRequest) error
 		return fmt.Errorf("%w: a thick volume of %s and its log do not fit into the %s that are free", ErrNoRoom,
 			humanBytes(r.SizeBytes), humanBytes(free))
 	}
+	if s.Backend == KindMemory {
+		free = 4 * memoryLogBytes // of which the default takes a quarter
+	}
 	if s.LogBytes, err = LogBudget(r.LogBytes, r.SizeBytes, free); err != nil {
 		return err
 	}
@@ -103,14 +106,23 @@ func (d *directory) promised(logDir string, s settings, volumeBytes int64) int64
 
 // build makes the base image and the volume, and copies its content.
 func (d *directory) build(ctx context.Context, aside string, s settings, r CreateRequest, content Source) error {
-	if err := createImage(ctx, aside, s, r.SizeBytes); err != nil {
+	if s.Backend == KindMemory {
+		if content != nil {
+			return fmt.Errorf("%w: a volume in memory is empty at each start of the server: write to it as a client", ErrRequest)
+		}
+		return syncDir(aside)
+	}
+	if err := createImage(aside, s, r.SizeBytes); err != nil {
 		return fmt.Errorf("base image: %w", err)
 	}
 	p, err := openParts(aside, s)
 	if err != nil {
 		return err
 	}
-	geometry := volume.Geometry{ID: s.ID, SizeBytes: r.SizeBytes, BlockSize: r.BlockSize, LogBudgetBytes: s.LogBytes}
+	geometry := volume.Geometry{
+		ID: s.ID, SizeBytes: r.SizeBytes, BlockSize: r.BlockSize, LogBudgetBytes: s.LogBytes,
+		Unzeroed: s.Backend == KindDevice,
+	}
 	err = volume.Create(p.config(s, d.nodeID, d.log), geometry)
 	if err := errors.Join(err, p.close()); err != nil {
 		return err

@@ -57,6 +57,9 @@ func (d *disk) open(dir *directory) error {
 	if err != nil {
 		return err
 	}
+	if s.Backend == KindMemory {
+		d.log.Warn().Msg("volume is in memory, not durable: its content is gone when the server stops")
+	}
 	d.volume, d.parts, d.device = v, p, newDevice(v)
 	d.startRun()
 	st := v.Stats()

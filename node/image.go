@@ -1,7 +1,6 @@
 package node
 
 import (
-	"context"
 	"io"
 	"path/filepath"
 
@@ -38,10 +37,10 @@ func opened[T image](i T, err error) (image, error) {
 	return i, nil
 }
 
-// createImage makes a base image that reads as zeroes.
-func createImage(ctx context.Context, dir string, s settings, volumeBytes int64) error {
+// createImage makes a base image that reads as zeroes, unless it is a device.
+func createImage(dir string, s settings, volumeBytes int64) error {
 	if s.Backend == KindDevice {
-		return zeroDevice(ctx, s.Device, volumeBytes)
+		return clearDevice(s.Device, volumeBytes)
 	}
 	kind := backend.Thin
 	if s.Backend == KindThick {

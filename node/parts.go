@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 
 	"github.com/google/uuid"
@@ -17,12 +18,21 @@ const metaName = "meta"
 // parts are the three places that a volume is kept in, open and locked.
 type parts struct {
 	base image
-	meta *wal.Dir
-	log  *wal.Dir
+	meta place
+	log  place
+}
+
+// place is an open directory.
+type place interface {
+	wal.FS
+	io.Closer
 }
 
 // openParts opens what settings describe; dir is the volume's own directory.
 func openParts(dir string, s settings) (*parts, error) {
+	if s.Backend == KindMemory {
+		return memoryParts(s)
+	}
 	p := &parts{}
 	err := p.open(dir, s)
 	if err != nil {
@@ -32,16 +42,25 @@ func openParts(dir string, s settings) (*parts, error) {
 }
 
 func (p *parts) open(dir string, s settings) (err error) {
-	if p.log, err = wal.OpenDir(s.logDir(dir)); err != nil {
+	if p.log, err = openPlace(s.logDir(dir)); err != nil {
 		return fmt.Errorf("log: %w", err)
 	}
-	if p.meta, err = wal.OpenDir(filepath.Join(dir, metaName)); err != nil {
+	if p.meta, err = openPlace(filepath.Join(dir, metaName)); err != nil {
 		return fmt.Errorf("metadata: %w", err)
 	}
 	if p.base, err = openImage(dir, s); err != nil {
 		return fmt.Errorf("base image: %w", err)
 	}
 	return nil
+}
+
+// openPlace keeps a nil pointer from becoming a place that is not nil.
+func openPlace(path string) (place, error) {
+	d, err := wal.OpenDir(path)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // config returns what the volume package is to be told.
@@ -55,7 +74,7 @@ func (p *parts) close() error {
 	if p.base != nil {
 		errs = append(errs, p.base.Close())
 	}
-	for _, dir := range []*wal.Dir{p.meta, p.log} {
+	for _, dir := range []place{p.meta, p.log} {
 		if dir != nil {
 			errs = append(errs, dir.Close())
 		}

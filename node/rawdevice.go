@@ -2,7 +2,6 @@ package node
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 
@@ -13,12 +12,8 @@ import (
 	"lockstep/volume"
 )
 
-const (
-	// A device is zeroed in slices, between which it can be stopped.
-	zeroSliceBytes = 64 << 20
-	// Some signatures lie at the end of a device.
-	deviceTailBytes = 1 << 20
-)
+// deviceEndBytes is how much of either end of a device is cleared at once: signatures lie there.
+const deviceEndBytes = 1 << 20
 
 // checkDevice returns the size in bytes of the largest volume that fits the device. It refuses a device that another
 // volume has, and, without force, one that holds anything known.
@@ -68,8 +63,9 @@ func (d *directory) checkNotTaken(path string) error {
 	return nil
 }
 
-// zeroDevice makes a device read as zeroes as far as a volume reaches, and at its end.
-func zeroDevice(ctx context.Context, path string, volumeBytes int64) (err error) {
+// clearDevice removes what a device held from where programs look for it, its two ends. The volume zeroes the rest in
+// the background.
+func clearDevice(path string, volumeBytes int64) (err error) {
 	dev, err := backend.OpenDevice(path)
 	if err != nil {
 		return err
@@ -83,15 +79,11 @@ func zeroDevice(ctx context.Context, path string, volumeBytes int64) (err error)
 	if end > size {
 		return fmt.Errorf("%w: %s has %d bytes, the volume and its header need %d", ErrRequest, path, size, end)
 	}
-	for off := int64(0); off < end; off += zeroSliceBytes {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := dev.ZeroAt(off, min(zeroSliceBytes, end-off), true); err != nil {
-			return err
-		}
+	head := min(size, volume.DataOffset+deviceEndBytes)
+	if err := dev.ZeroAt(0, head, true); err != nil {
+		return err
 	}
-	if tail := max(size-deviceTailBytes, end); tail < size {
+	if tail := max(size-deviceEndBytes, head); tail < size {
 		if err := dev.ZeroAt(tail, size-tail, true); err != nil {
 			return err
 		}

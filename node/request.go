@@ -22,7 +22,7 @@ type CreateRequest struct {
 	Name      string `json:"name"`
 	SizeBytes int64  `json:"size_bytes"`           // on a device, 0 means all of it
 	BlockSize int    `json:"block_size,omitempty"` // bytes; 0 means DefaultBlockSize
-	// Backend is KindFile, the default, KindThick, or the absolute path of a block device.
+	// Backend is KindFile, the default, KindThick, KindMemory, or the absolute path of a block device.
 	Backend string `json:"backend,omitempty"`
 	// LogDir is the absolute path of a directory in which the directory of the log is made. Empty: in the data directory.
 	LogDir   string `json:"wal_dir,omitempty"`
@@ -51,9 +51,11 @@ func (r *CreateRequest) validate() error {
 		return fmt.Errorf("%w: a volume needs a size", ErrRequest)
 	case r.SizeBytes%int64(r.BlockSize) != 0:
 		return fmt.Errorf("%w: size %d is no multiple of the block size %d", ErrRequest, r.SizeBytes, r.BlockSize)
-	case r.Backend != KindFile && r.Backend != KindThick && !filepath.IsAbs(r.Backend):
-		return fmt.Errorf("%w: backend %q; it is %s, %s, or the path of a block device", ErrRequest, r.Backend, KindFile,
-			KindThick)
+	case r.Backend != KindFile && r.Backend != KindThick && r.Backend != KindMemory && !filepath.IsAbs(r.Backend):
+		return fmt.Errorf("%w: backend %q; it is %s, %s, %s, or the path of a block device", ErrRequest, r.Backend, KindFile,
+			KindThick, KindMemory)
+	case r.Backend == KindMemory && r.LogDir != "":
+		return fmt.Errorf("%w: the log of a volume in memory is in memory too, and has no directory", ErrRequest)
 	case r.LogDir != "" && !filepath.IsAbs(r.LogDir):
 		return fmt.Errorf("%w: log directory %q is not absolute", ErrRequest, r.LogDir)
 	}
@@ -65,6 +67,9 @@ func (r *CreateRequest) settings(now time.Time) settings {
 	s := settings{Version: settingsVersion, Name: r.Name, ID: uuid.New(), Backend: r.Backend, Created: now.UTC()}
 	if r.LogDir != "" {
 		s.LogDir = filepath.Join(r.LogDir, logDirName(s.Name, s.ID))
+	}
+	if r.Backend == KindMemory {
+		s.SizeBytes, s.BlockSize = r.SizeBytes, r.BlockSize
 	}
 	if filepath.IsAbs(r.Backend) {
 		s.Backend, s.Device = KindDevice, filepath.Clean(r.Backend)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -18,6 +19,7 @@ const (
 	KindFile   = "file"   // a sparse file in the data directory: takes the space that is written
 	KindThick  = "thick"  // a file whose space is all allocated and written ahead
 	KindDevice = "device" // a block device, taken as a whole
+	KindMemory = "memory" // the server's memory: not durable, empty at each start
 )
 
 // ErrFormat is returned for a file of ours that is of another format version, or not understood.
@@ -36,11 +38,14 @@ type settings struct {
 	Version  int       `json:"version"`
 	Name     string    `json:"name"`
 	ID       uuid.UUID `json:"uuid"`
-	Backend  string    `json:"backend"`           // KindFile, KindThick or KindDevice
+	Backend  string    `json:"backend"`           // one of the kinds above
 	Device   string    `json:"device,omitempty"`  // KindDevice: its path, absolute
 	LogDir   string    `json:"wal_dir,omitempty"` // absolute, made by logDirName; empty: the directory wal beside this file
 	LogBytes int64     `json:"wal_bytes"`
 	Created  time.Time `json:"created"`
+	// Of KindMemory, which has no superblock to say it.
+	SizeBytes int64 `json:"size_bytes,omitempty"`
+	BlockSize int   `json:"block_size,omitempty"`
 }
 
 // check returns an error that wraps ErrFormat where the settings contradict themselves.
@@ -52,12 +57,14 @@ func (s settings) check() error {
 		return fmt.Errorf("%w: volume name %q", ErrFormat, s.Name)
 	case s.ID == uuid.Nil:
 		return fmt.Errorf("%w: no volume UUID", ErrFormat)
-	case s.Backend != KindFile && s.Backend != KindThick && s.Backend != KindDevice:
+	case !slices.Contains([]string{KindFile, KindThick, KindDevice, KindMemory}, s.Backend):
 		return fmt.Errorf("%w: backend %q", ErrFormat, s.Backend)
 	case (s.Backend == KindDevice) != filepath.IsAbs(s.Device):
 		return fmt.Errorf("%w: backend %q with device path %q", ErrFormat, s.Backend, s.Device)
 	case s.LogDir != "" && (!filepath.IsAbs(s.LogDir) || filepath.Base(s.LogDir) != logDirName(s.Name, s.ID)):
 		return fmt.Errorf("%w: log directory %q", ErrFormat, s.LogDir)
+	case (s.Backend == KindMemory) != (s.SizeBytes > 0 && s.BlockSize > 0) || s.Backend == KindMemory && s.LogDir != "":
+		return fmt.Errorf("%w: backend %q with size %d, block size %d, log directory %q", ErrFormat, s.Backend, s.SizeBytes, s.BlockSize, s.LogDir)
 	case s.LogBytes < MinLogBytes:
 		return fmt.Errorf("%w: log of %d bytes", ErrFormat, s.LogBytes)
 	}
