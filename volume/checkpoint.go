@@ -306,6 +306,9 @@ func (v *Volume) makeRoom(seen block.LSN) error {
 	if v.now().Before(v.noSpaceUntil) {
 		return ErrNoSpace
 	}
+	if v.growLog() {
+		return nil
+	}
 	moved, err := v.checkpointLocked(context.Background())
 	if errors.Is(err, ErrNoSpace) {
 		v.noSpaceUntil = v.now().Add(noSpaceRetry)
@@ -318,6 +321,15 @@ func (v *Volume) makeRoom(seen block.LSN) error {
 		return nil
 	}
 	return ErrNoSpace
+}
+
+// growLog tells whether the log has got another segment, for which the file system may have had no room before.
+func (v *Volume) growLog() bool {
+	before := v.log.Usage().Segments
+	if err := v.log.Prepare(); err != nil {
+		return false // the log makes do with what it has
+	}
+	return v.log.Usage().Segments > before
 }
 
 // noSpaceRetry is how long changes fail at once after a checkpoint found no room, so that not each of them tries.

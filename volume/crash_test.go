@@ -1,176 +1,24 @@
 package volume
 
 import (
-	"bytes"
-	"context"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"syscall"
 	"testing"
-	"time"
-
-	"github.com/google/uuid"
-	"github.com/rs/zerolog"
 
 	"lockstep/test/disk"
 )
 
-const (
-	testSize         = 256 << 10
-	testBlock        = 512
-	testSegmentBytes = 72 << 10
-	testBudget       = 4 * testSegmentBytes
-)
-
-// testConfig opens everything from a fake disk, with a clock and IDs that are the same in each run.
-func testConfig(d *disk.Disk) Config {
-	now, id := time.Unix(1, 0), uint64(0)
-	return Config{
-		Base: d.Base("base", DataOffset+testSize), Meta: d.Dir("meta"), Log: d.Dir("log"),
-		NodeID: uuid.UUID{15: 1},
-		Now: func() time.Time {
-			now = now.Add(time.Millisecond)
-			return now
-		},
-		NewID: func() uuid.UUID {
-			id++
-			return uuid.UUID(binary.BigEndian.AppendUint64(make([]byte, 8, 16), id))
-		},
-		Logger: zerolog.Nop(),
-	}
-}
-
-func createTest(d *disk.Disk) error {
-	return create(testConfig(d), Geometry{SizeBytes: testSize, BlockSize: testBlock, LogBudgetBytes: testBudget}, testSegmentBytes)
-}
-
-// driver works on a volume and tells the model what it does.
-type driver struct {
-	*disk.Case
-	v *Volume
-	// refused is set once something failed: changes may be refused from then on, and reads still hold.
-	refused error
-}
-
-func openTest(c *disk.Case) (*driver, error) {
-	d := &driver{Case: c}
-	var err error
-	if d.v, err = Open(testConfig(c.Disk)); err != nil {
-		return nil, errors.Join(err, d.step(nil))
-	}
-	return d, nil
-}
-
-// step takes an error of the volume: nil, no space, or a failure. It returns what ends the history.
-func (d *driver) step(err error) error {
-	if d.Disk.Crashed() {
-		return disk.ErrCrashed
-	}
-	if err != nil {
-		d.refused = err
-	}
-	return nil
-}
-
-// change applies one change.
-func (d *driver) change(c disk.Change, trim bool) error {
-	id := d.Model.Begin(c)
-	vc := Change{Kind: Write, FUA: c.FUA, Offset: c.Offset, Length: c.Length, Data: c.Data}
-	if c.Data == nil {
-		vc.Kind = Zero
-		if trim {
-			vc.Kind = Trim
-		}
-	}
-	one := []Change{vc}
-	d.v.Apply(one)
-	switch err := one[0].Err; {
-	case err == nil:
-		d.Model.Acked(id)
-		return nil
-	case errors.Is(err, syscall.ENOSPC):
-		d.Model.Rejected(id)
-		return d.step(err)
-	default:
-		d.Model.Failed(id)
-		return d.step(err)
-	}
-}
-
-func (d *driver) write(block, count int64) error {
-	return d.change(d.Model.Write(block*testBlock, count*testBlock), false)
-}
-
-func (d *driver) writeBytes(off, n int64) error { return d.change(d.Model.Write(off, n), false) }
-
-func (d *driver) writeFUA(block, count int64) error {
-	c := d.Model.Write(block*testBlock, count*testBlock)
-	c.FUA = true
-	return d.change(c, false)
-}
-
-func (d *driver) trim(block, count int64) error {
-	return d.change(disk.Change{Offset: block * testBlock, Length: count * testBlock}, true)
-}
-
-func (d *driver) zero(off, n int64) error {
-	return d.change(disk.Change{Offset: off, Length: n}, false)
-}
-
-func (d *driver) flush() error {
-	f := d.Model.FlushBegun()
-	err := d.v.Flush()
-	if err == nil {
-		d.Model.FlushAcked(f)
-	}
-	return d.step(err)
-}
-
-func (d *driver) checkpoint() error { return d.step(d.v.Checkpoint(context.Background())) }
-
-func (d *driver) mark() error { return d.step(d.v.log.Mark()) }
-
-// read checks a range against the model.
-func (d *driver) read(off, n int64) error {
-	p := make([]byte, n)
-	if err := d.v.Read(p, off); err != nil {
-		return errors.Join(err, d.step(nil))
-	}
-	return d.Model.CheckRead(off, p)
-}
-
-func (d *driver) readAll() error { return d.read(0, testSize) }
-
-func (d *driver) close() error {
-	err := d.v.Close()
-	if d.refused != nil || errors.Is(err, syscall.EIO) {
-		return d.step(nil) // a failed volume says so again when it is closed
-	}
-	return err
-}
-
-// each runs the steps until one ends the history.
-func each(steps ...func() error) error {
-	for _, s := range steps {
-		if err := s(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // recoverTest is the Recover of every history: whatever happened, the volume opens, is a prefix, and works.
 func recoverTest(c *disk.Case) error {
+	if err := checkStopped(c.Disk); err != nil {
+		return err
+	}
 	d, err := openTest(c)
 	if err != nil {
 		return err
 	}
 	if err := c.Model.CheckRecovered(d.v.Read); err != nil {
 		return err
-	}
-	if err := checkMap(d.v); err != nil {
-		return fmt.Errorf("%w: %w", disk.ErrContradiction, err)
 	}
 	return each(
 		func() error { return d.write(3, 2) },
@@ -185,32 +33,35 @@ func recoverTest(c *disk.Case) error {
 	)
 }
 
-// checkMap checks that no chunk whose content is not zero counts as never changed.
-func checkMap(v *Volume) error {
-	p := make([]byte, v.changes.ChunkBytes())
-	for chunk := range v.changes.Chunks() {
-		off := int64(chunk) * v.changes.ChunkBytes()
-		p = p[:min(int64(len(p)), v.sizeBytes-off)]
-		if err := v.base.read(p, off, true); err != nil {
-			return err
-		}
-		if v.changes.At(chunk) == 0 && v.checkpoint.Load() == v.baseHigh.Load() && !bytes.Equal(p, make([]byte, len(p))) {
-			return fmt.Errorf("chunk %d has data and was never changed, says the map", chunk)
-		}
-	}
-	return nil
-}
-
 func testModel() disk.ModelConfig {
 	// A change within blocks is logged as up to three records, so a crash may keep any prefix of its blocks.
 	return disk.ModelConfig{SizeBytes: testSize, BlockSize: testBlock, RecordBytes: testBlock}
 }
 
-// TestCrashAtEveryOperation: I1, I2, I4, I5, L1, L2, L4, L9: whatever operation a power cut or a kill falls on, and
+// history is one that opens the volume that createTest made, runs, and closes it.
+func history(run func(*driver) error) disk.History {
+	return disk.History{
+		Model: testModel(),
+		Setup: func(c *disk.Case) error { return createTest(c.Disk) },
+		Run: func(c *disk.Case) error {
+			d, err := openTest(c)
+			if err != nil {
+				return err
+			}
+			if err := run(d); err != nil {
+				return err
+			}
+			return d.close()
+		},
+		Recover: recoverTest,
+	}
+}
+
+// TestI5CrashAtEveryOperation: I1, I2, I4, I5, L1, L2, L4, L9: whatever operation a power cut or a kill falls on, and
 // whatever of the unsynced survives, the volume holds all records up to some point at or after the last flush.
-func TestCrashAtEveryOperation(t *testing.T) {
+func TestI5CrashAtEveryOperation(t *testing.T) {
 	for name, run := range map[string]func(*driver) error{
-		"flushes": func(d *driver) error {
+		"I1 flushes": func(d *driver) error {
 			return each(
 				func() error { return d.write(0, 1) },
 				d.flush,
@@ -221,7 +72,7 @@ func TestCrashAtEveryOperation(t *testing.T) {
 				func() error { return d.write(10, 1) },
 			)
 		},
-		"checkpoints": func(d *driver) error {
+		"L9 checkpoints": func(d *driver) error {
 			return each(
 				func() error { return d.write(0, 3) },
 				func() error { return d.writeBytes(300, 900) },
@@ -233,7 +84,7 @@ func TestCrashAtEveryOperation(t *testing.T) {
 				d.readAll,
 			)
 		},
-		"rotation": func(d *driver) error {
+		"L2 rotation": func(d *driver) error {
 			for i := range int64(9) {
 				if err := each(
 					func() error { return d.write(i*40%400, 40) },
@@ -244,7 +95,7 @@ func TestCrashAtEveryOperation(t *testing.T) {
 			}
 			return d.readAll()
 		},
-		"trim all": func(d *driver) error {
+		"I8 trim all": func(d *driver) error {
 			return each(
 				func() error { return d.write(0, 4) },
 				d.checkpoint,
@@ -255,25 +106,52 @@ func TestCrashAtEveryOperation(t *testing.T) {
 			)
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			disk.Exhaustive(t, disk.History{
-				Model: testModel(),
-				Setup: func(c *disk.Case) error { return createTest(c.Disk) },
-				Run: func(c *disk.Case) error {
-					d, err := openTest(c)
-					if err != nil {
-						return err
-					}
-					if err := run(d); err != nil {
-						return err
-					}
-					return d.close()
-				},
-				Recover: recoverTest,
-				Depth:   1,
-			})
-		})
+		t.Run(name, func(t *testing.T) { disk.Exhaustive(t, history(run)) })
 	}
+}
+
+// TestI4CrashAtEveryOperationOfAWholeLog: I4, S12, L9: the log is never recycled here, so the base image and the change
+// map can be checked against all that was ever logged, at every crash, in checkStopped.
+func TestI4CrashAtEveryOperationOfAWholeLog(t *testing.T) {
+	h := history(func(d *driver) error {
+		return each(
+			func() error { return d.write(0, 4) },
+			func() error { return d.write(200, 2) },
+			d.flush,
+			func() error { return d.write(2, 3) },
+			d.checkpoint, // has to sync the log first
+			func() error { return d.trim(1, 20) },
+			func() error { return d.writeBytes(130<<10+77, 1000) },
+			d.checkpoint,
+		)
+	})
+	h.Setup = func(c *disk.Case) error { return createSegments(c.Disk, 256<<10) }
+	disk.Exhaustive(t, h)
+}
+
+// TestI5CrashInRecovery: L2, L4, L12: every crash is followed by a crash at every operation of the recovery from it.
+func TestI5CrashInRecovery(t *testing.T) {
+	h := history(func(d *driver) error {
+		return each(
+			func() error { return d.write(0, 1) },
+			d.flush,
+			func() error { return d.write(1, 1) },
+		)
+	})
+	h.Depth = 2
+	h.Recover = func(c *disk.Case) error {
+		d, err := openTest(c)
+		if err != nil {
+			return err
+		}
+		return each(
+			func() error { return c.Model.CheckRecovered(d.v.Read) },
+			func() error { return d.write(0, 1) },
+			d.flush,
+			d.close,
+		)
+	}
+	disk.Exhaustive(t, h)
 }
 
 // randomRun works at random.
@@ -316,56 +194,44 @@ func randomRun(d *driver, steps int) error {
 	return d.readAll()
 }
 
-// TestRandomCrashes: I1–I6, I8, L1–L11: long lives with several crashes each. LOCKSTEP_SEEDS sets how many.
-func TestRandomCrashes(t *testing.T) {
-	disk.Random(t, disk.History{
-		Model: testModel(),
-		Disk:  disk.Config{ColdEvery: 3},
-		Setup: func(c *disk.Case) error { return createTest(c.Disk) },
-		Run: func(c *disk.Case) error {
-			d, err := openTest(c)
-			if err != nil {
-				return err
-			}
-			if err := randomRun(d, 60); err != nil {
-				return err
-			}
-			return d.close()
-		},
-		Recover: func(c *disk.Case) error {
-			d, err := openTest(c)
-			if err != nil {
-				return err
-			}
-			if err := c.Model.CheckRecovered(d.v.Read); err != nil {
-				return err
-			}
-			if err := randomRun(d, 30); err != nil {
-				return err
-			}
-			return d.close()
-		},
-		Seeds: 200,
-	})
+// TestI5RandomCrashes: I1–I6, I8, L1–L11: long lives with several crashes each. LOCKSTEP_SEEDS sets how many.
+func TestI5RandomCrashes(t *testing.T) {
+	h := history(func(d *driver) error { return randomRun(d, 60) })
+	h.Disk = disk.Config{ColdEvery: 3}
+	h.Seeds = 100
+	h.Recover = func(c *disk.Case) error {
+		if err := checkStopped(c.Disk); err != nil {
+			return err
+		}
+		d, err := openTest(c)
+		if err != nil {
+			return err
+		}
+		if err := c.Model.CheckRecovered(d.v.Read); err != nil {
+			return err
+		}
+		if err := randomRun(d, 30); err != nil {
+			return err
+		}
+		return d.close()
+	}
+	disk.Random(t, h)
 }
 
-// TestFaultAtEveryOperation: I7, I9, L4, L5: one operation fails, the process goes on or ends; what was acknowledged
+// TestI7FaultAtEveryOperation: I7, I9, L4, L5: one operation fails, the process goes on or ends; what was acknowledged
 // is there.
-func TestFaultAtEveryOperation(t *testing.T) {
-	disk.Faults(t, disk.History{
-		Model: testModel(),
-		Setup: func(c *disk.Case) error { return createTest(c.Disk) },
-		Run: func(c *disk.Case) error {
-			d, err := openTest(c)
-			if err != nil {
-				// Which fault it was does not reach clients, so not the error either.
-				return errors.Join(err, syscall.EIO, syscall.ENOSPC)
-			}
-			if err := randomRun(d, 40); err != nil {
-				return err
-			}
-			return d.close()
-		},
-		Recover: recoverTest,
-	}, syscall.EIO, syscall.ENOSPC)
+func TestI7FaultAtEveryOperation(t *testing.T) {
+	h := history(nil)
+	h.Run = func(c *disk.Case) error {
+		d, err := openTest(c)
+		if err != nil {
+			// Which fault it was does not reach clients, so not the error either.
+			return errors.Join(err, syscall.EIO, syscall.ENOSPC)
+		}
+		if err := randomRun(d, 25); err != nil {
+			return err
+		}
+		return d.close()
+	}
+	disk.Faults(t, h, syscall.EIO, syscall.ENOSPC)
 }

@@ -22,7 +22,7 @@ const (
 	paceFrom     = 0.5
 	paceDrain    = 200 << 20 // bytes per second
 	paceSleepMin = time.Millisecond
-	paceSleepMax = 100 * time.Millisecond
+	paceSleepMax = 500 * time.Millisecond
 )
 
 // wait delays the caller for a change of so many bytes.
