@@ -1,0 +1,40 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"testing"
+)
+
+// What the README has in blocks marked sh works as it stands there, in that order, in one directory.
+func TestReadme(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := shortDir(t)
+	if err := os.Symlink(program, filepath.Join(dir, "lockstep")); err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t, dir)
+	n.data = filepath.Join(dir, "lockstep-data")
+	blocks := regexp.MustCompile("(?ms)^```sh\n(.*?)^```$").FindAllSubmatch(readme, -1)
+	if len(blocks) < 4 {
+		t.Fatalf("the README has %d blocks to run", len(blocks))
+	}
+	for _, b := range blocks {
+		script := string(b[1])
+		if script == "./lockstep serve\n" { // on a port that is free
+			n.start()
+			continue
+		}
+		c := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", script)
+		c.Dir = dir
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s\n%s", err, script, out)
+		}
+	}
+	n.stop()
+}
