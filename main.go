@@ -130,6 +130,7 @@ func (c *console) serve(ctx *cli.Context) error {
 	if err := noArguments(ctx); err != nil {
 		return err
 	}
+	signal.Ignore(syscall.SIGPIPE) // who reads the log may leave; the volumes stay
 	running, hurry, done := signals(ctx.Context, log)
 	defer done()
 	return node.Run(running, node.Config{
