@@ -146,18 +146,23 @@ func TestI6LostSegmentIsDamage(t *testing.T) {
 		d.must(t, func() error { return d.write(100*i, 100) }, d.flush)
 	}
 	d.must(t, d.close)
-	dir := c.Disk.Dir("log")
-	names, err := dir.List()
-	if err != nil || len(names) < 3 {
-		t.Fatalf("%v, %v", names, err)
-	}
-	if err := dir.Remove(names[1]); err != nil {
+	in, err := inspectTest(c.Disk)
+	if err != nil {
 		t.Fatal(err)
 	}
-	var damage *wal.CorruptError
-	if _, err := Open(testConfig(c.Disk)); !errors.As(err, &damage) {
-		t.Fatalf("open without segment %s: %v", names[1], err)
+	var chain []wal.SegmentInfo // by sequence
+	for _, s := range in.Log.Segments {
+		if s.State == wal.SegmentInLog {
+			chain = append(chain, s)
+		}
 	}
+	if len(chain) < 3 {
+		t.Fatalf("the log has %d segments", len(chain))
+	}
+	if err := c.Disk.Dir("log").Remove(chain[1].Name); err != nil {
+		t.Fatal(err)
+	}
+	wantDamage(t, c, chain[1].First)
 }
 
 // failFirst fails the first operation of that kind on files whose name begins with prefix.
