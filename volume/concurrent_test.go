@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io/fs"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -127,6 +128,52 @@ func TestI3NewestDataWhileCheckpointsRun(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkVersion(t, p, b, c.acked[b].Load())
+	}
+}
+
+// TestI3BaseBlocksAreNotTorn: a read has found that a block is in the base image and has read half of it, when a
+// checkpoint comes with a newer version. It waits.
+func TestI3BaseBlocksAreNotTorn(t *testing.T) {
+	const size, blockBytes = 1 << 20, 4096
+	cfg, base, _ := memoryConfig(size)
+	v := openMemory(t, cfg, size, blockBytes, 256<<10)
+	p := make([]byte, blockBytes)
+	version(p, 1)
+	write := func() { mustApply(t, v, Change{Kind: Write, Length: blockBytes, Data: p}) }
+	write()
+	if err := v.Checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	half, release, read := make(chan bool), make(chan bool), make(chan []byte, 1)
+	base.between = func() {
+		half <- true
+		<-release
+	}
+	go func() {
+		got := make([]byte, blockBytes)
+		if err := v.Read(got, 0); err != nil {
+			t.Error(err)
+		}
+		read <- got
+	}()
+	<-half
+	base.between = nil
+	version(p, 2)
+	write()
+	copying, done := make(chan bool, 1), make(chan error, 1)
+	base.onAllocate = func() { copying <- true }
+	go func() { done <- v.Checkpoint(context.Background()) }()
+	<-copying
+	for range 5000 { // a checkpoint that does not wait is done by then
+		runtime.Gosched()
+	}
+	close(release)
+	checkVersion(t, <-read, 0, 1)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if n := checkVersion(t, mustRead(t, v, 0, blockBytes), 0, 2); n != 2 {
+		t.Errorf("version %d in the end", n)
 	}
 }
 

@@ -28,7 +28,7 @@ func TestI1DurableAcrossPowerCut(t *testing.T) {
 				func() error { return d.change(disk.Change{Offset: 512, Length: 512, FUA: true}, true) })
 		},
 		"flush over several segments": func(t *testing.T, d *driver) {
-			for i := range int64(4) {
+			for i := range int64(2) {
 				d.must(t, func() error { return d.write(i*100, 100) })
 			}
 			d.must(t, d.flush)

@@ -14,14 +14,34 @@ import (
 // let in between sees them torn.
 type hookedBase struct {
 	*backend.Memory
-	onRead func(off, length int64) // called before each read, if not nil
+
+	// Called, if not nil, before each read, in the middle of it, and before space is allocated.
+	onRead     func(off, length int64)
+	between    func()
+	onAllocate func()
+}
+
+func (b *hookedBase) Allocate(off, length int64) error {
+	if b.onAllocate != nil {
+		b.onAllocate()
+	}
+	return b.Memory.Allocate(off, length)
 }
 
 func (b *hookedBase) ReadAt(p []byte, off int64) (int, error) {
 	if b.onRead != nil {
 		b.onRead(off, int64(len(p)))
 	}
-	return b.Memory.ReadAt(p, off)
+	if b.between == nil {
+		return b.Memory.ReadAt(p, off)
+	}
+	half := len(p) / 2
+	if n, err := b.Memory.ReadAt(p[:half], off); err != nil {
+		return n, err
+	}
+	b.between()
+	n, err := b.Memory.ReadAt(p[half:], off+int64(half))
+	return half + n, err
 }
 
 func (b *hookedBase) ReadNoWait(p []byte, off int64) error {

@@ -84,6 +84,26 @@ func TestI9NoSpaceIsNotTheEnd(t *testing.T) {
 	}
 }
 
+// TestI9SmallLogGrowsAgain: there was no room for more than one segment, or two. When there is, the log gets them.
+func TestI9SmallLogGrowsAgain(t *testing.T) {
+	for extra := range int64(3) {
+		c := newCase(t, disk.Config{})
+		d := mustOpen(t, c)
+		c.Disk.SetCapacity(c.Disk.Used() + extra*testSegmentBytes)
+		d.fill(t, 0, 8)
+		if n := d.v.log.Usage().Segments; n > 1+int(extra) {
+			t.Fatalf("%d segments in the room for %d", n, 1+extra)
+		}
+		d.must(t, func() error { return d.trim(0, 8) }, d.flush)
+		c.Disk.SetCapacity(0)
+		later(d)
+		for b := int64(0); b < 400; b += 40 {
+			d.must(t, func() error { return d.write(b, 40) })
+		}
+		d.must(t, d.checkpoint, d.readAll, d.close)
+	}
+}
+
 // later lets the time pass during which changes are refused without another try.
 func later(d *driver) {
 	for range noSpaceRetry.Milliseconds() {
