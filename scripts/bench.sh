@@ -18,11 +18,11 @@ usage: scripts/bench.sh [options]
   -w WORKLOADS  of: write32 flush1 flush16 read32warm read32cold (all)
   -p SYSTEMS    of: lockstep nbdkit qemu plain (all)
   -d DIR        where the images are made (the system's temporary directory)
-  -o FILE       for the JSON (bench.json)
+  -o FILE       for the JSON (.build/bench.json)
 END
 }
 
-seconds=10 rounds=3 size=4g output=bench.json parent=${TMPDIR:-/tmp}
+seconds=10 rounds=3 size=4g output=$PWD/.build/bench.json parent=${TMPDIR:-/tmp}
 workloads="write32 flush1 flush16 read32warm read32cold"
 systems="lockstep nbdkit qemu plain"
 while getopts t:r:s:w:p:d:o:h option; do
@@ -190,4 +190,5 @@ for ((round = 1; round <= rounds; round++)); do
 		done
 	done
 done
+mkdir -p "$(dirname "$output")"
 /usr/bin/python3 scripts/bench.py "$work/runs" "$output"
