@@ -3,6 +3,7 @@ package volume
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"lockstep/block"
 	"lockstep/wal"
@@ -79,8 +80,8 @@ func planRecover(cfg Config, sb *Superblock, to block.LSN) (*Loss, error) {
 }
 
 // Recover cuts the log after record to, so that a volume whose log is damaged can be opened again. The segments are
-// copied aside first; then one write of the superblock makes everything above the cut void, also what is still found
-// there later (L2). The next Open starts a new epoch. Where the base image may be ahead of the cut it returns
+// copied aside first; then a write of the superblock makes everything above the cut void, also what is still found
+// there later (L2), and another one puts that in both slots. The next Open starts a new epoch. Where the base image may be ahead of the cut it returns
 // ErrNeedsForce unless force is set.
 func Recover(cfg Config, to block.LSN, force bool) (*Loss, error) {
 	header, err := openSuperblockFile(cfg.Base)
@@ -99,9 +100,12 @@ func Recover(cfg Config, to block.LSN, force bool) (*Loss, error) {
 		return loss, fmt.Errorf("recover volume: %w", err)
 	}
 	next := *sb
-	next.Cuts = append(append([]Cut(nil), sb.Cuts...), Cut{LSN: to, Incarnation: sb.Incarnation})
+	cut := Cut{LSN: to, Incarnation: sb.Incarnation}
+	next.Cuts = slices.DeleteFunc(slices.Clone(sb.Cuts), cut.subsumes)
+	next.Cuts = append(next.Cuts, cut)
 	next.Incarnation++
-	next.Durable, next.BaseHigh = to, min(sb.BaseHigh, to)
+	// What is kept was not necessarily flushed: a cut proves nothing durable.
+	next.Durable, next.BaseHigh = min(sb.Durable, to), min(sb.BaseHigh, to)
 	next.Committed = min(next.Committed, to)
 	next.Epoch += 1 // the next Open goes beyond it, whatever the cut records said
 	for _, r := range loss.Records {
@@ -110,7 +114,7 @@ func Recover(cfg Config, to block.LSN, force bool) (*Loss, error) {
 	for n := len(next.Lineage); n > 0 && next.Lineage[n-1].First > to; n-- {
 		next.Lineage = next.Lineage[:n-1]
 	}
-	if err := header.write(next); err != nil {
+	if err := header.writeBoth(next); err != nil {
 		return loss, fmt.Errorf("recover volume: %w", err)
 	}
 	return loss, nil

@@ -44,6 +44,11 @@ type Cut struct {
 	Incarnation uint64
 }
 
+// subsumes tells whether c voids all that other does.
+func (c Cut) subsumes(other Cut) bool {
+	return other.LSN >= c.LSN && other.Incarnation <= c.Incarnation
+}
+
 // Limits of a superblock. Together with the fixed part they always fit a slot.
 const (
 	maxLineage      = 640  // entries; older ones are pruned

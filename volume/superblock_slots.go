@@ -225,3 +225,11 @@ func (f *superblockFile) write(next Superblock) error {
 	f.current, f.raw, f.slot, f.proven = next, raw, 1-f.slot, true
 	return nil
 }
+
+// writeBoth is write into both slots, one after the other, for facts that outlive the rot of either.
+func (f *superblockFile) writeBoth(next Superblock) error {
+	if err := f.write(next); err != nil {
+		return err
+	}
+	return f.write(f.current)
+}
