@@ -180,6 +180,13 @@ func failFirst(kind disk.OpKind, prefix string, err error) disk.Plan {
 // TestL6RecoverFromDamage: a dry run says what is lost and changes nothing; Recover keeps the cut log aside; the volume
 // then opens in a new epoch, as of the cut, and nothing above it comes back over several crashes.
 func TestL6RecoverFromDamage(t *testing.T) {
+	for name, below := range map[string]block.LSN{"at the damage": 1, "below the damage": 3} {
+		t.Run(name, func(t *testing.T) { recoverFromDamage(t, below) })
+	}
+}
+
+// recoverFromDamage writes eight blocks, spoils the record of the fifth, and cuts the log so far below.
+func recoverFromDamage(t *testing.T, below block.LSN) {
 	c := newCase(t, disk.Config{Seed: 7})
 	d := mustOpen(t, c)
 	var bad block.LSN
@@ -198,19 +205,19 @@ func TestL6RecoverFromDamage(t *testing.T) {
 	wantDamage(t, c, bad)
 
 	ops := c.Disk.Ops()
-	loss, err := PlanRecover(testConfig(c.Disk), bad-1)
+	loss, err := PlanRecover(testConfig(c.Disk), bad-below)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := c.Disk.Ops(); n != ops {
 		t.Fatalf("the plan did %d operations", n-ops)
 	}
-	checkLoss(t, loss, bad, head)
+	checkLoss(t, loss, bad-below, bad, head)
 	if _, err := PlanRecover(testConfig(c.Disk), bad); err == nil {
 		t.Fatal("a cut above what can be read was planned")
 	}
 	before := segmentContents(t, c.Disk)
-	loss, err = Recover(testConfig(c.Disk), bad-1, false)
+	loss, err = Recover(testConfig(c.Disk), bad-below, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,7 +236,7 @@ func TestL6RecoverFromDamage(t *testing.T) {
 			if err := d.v.Read(p, i*testBlock); err != nil {
 				t.Fatal(err)
 			}
-			if !isAllowed(p, i, round) {
+			if !isAllowed(p, i, 5-int64(below), round) {
 				t.Fatalf("round %d: block %d holds % x", round, i, p[:16])
 			}
 		}
@@ -242,10 +249,10 @@ func TestL6RecoverFromDamage(t *testing.T) {
 	}
 }
 
-// isAllowed tells whether block i may hold p in that round: what was kept, or, where the cut was, zeroes or what one
-// of the rounds before wrote.
-func isAllowed(p []byte, i, round int64) bool {
-	if i < 4 {
+// isAllowed tells whether block i may hold p in that round: one of the first kept blocks what it held, the others zeroes
+// or, the fifth, what one of the rounds before wrote.
+func isAllowed(p []byte, i, kept, round int64) bool {
+	if i < kept {
 		return bytes.Equal(p, stamped(1000+i, i))
 	}
 	for r := range round {
@@ -263,18 +270,23 @@ func stamped(id, b int64) []byte {
 	return p
 }
 
-func checkLoss(t *testing.T, loss *Loss, bad, head block.LSN) {
+// checkLoss checks the plan to cut the log after record to, where one record is bad.
+func checkLoss(t *testing.T, loss *Loss, to, bad, head block.LSN) {
 	t.Helper()
-	if loss.ToLSN != bad-1 || loss.Readable != bad-1 || loss.Durable < head || loss.Unreadable != 1 || loss.BaseAhead != 0 {
+	if loss.ToLSN != to || loss.Readable != bad-1 || loss.Durable < head || loss.Unreadable != 1 || loss.BaseAhead != 0 {
 		t.Fatalf("loss: %+v; record %d of %d is bad", loss, bad, head)
 	}
-	for i, r := range loss.Records {
-		if want := bad + 1 + block.LSN(i); r.LSN != want || r.Range != (block.Range{Start: uint64(5 + i), Count: 1}) {
-			t.Fatalf("lost record %d: %+v, expected %d", i, r, want)
+	next := to
+	for _, r := range loss.Records {
+		if next++; next == bad {
+			next++
+		}
+		if want := (block.Range{Start: uint64(next + 4 - bad), Count: 1}); r.LSN != next || r.Range != want {
+			t.Fatalf("lost record %+v, expected %d of %v", r, next, want)
 		}
 	}
-	if last := bad + block.LSN(len(loss.Records)); last != head {
-		t.Fatalf("the plan names lost records up to %d of %d", last, head)
+	if next != head {
+		t.Fatalf("the plan names lost records up to %d of %d", next, head)
 	}
 }
 

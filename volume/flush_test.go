@@ -132,11 +132,20 @@ func TestL3MarkFollowsTheLastFlush(t *testing.T) {
 func TestL3UnflushedRecordsAreSynced(t *testing.T) {
 	c := newCase(t, disk.Config{})
 	d := mustOpen(t, c)
+	now := time.Unix(100, 0)
+	ticks := func(long time.Duration) {
+		for end := now.Add(long); now.Before(end); now = now.Add(tickEvery) {
+			d.v.Tick(now)
+		}
+	}
+	ticks(4 * tickEvery) // what opening left is marked
 	d.must(t, func() error { return d.write(7, 1) })
 	head := d.v.log.Head()
-	for now := time.Unix(100, 0); now.Before(time.Unix(100, 0).Add(syncAfter + 4*tickEvery)); now = now.Add(tickEvery) {
-		d.v.Tick(now)
+	ticks(syncAfter / 2)
+	if mark := markOnDisk(t, c); mark >= head {
+		t.Fatalf("mark %d is on disk at once, so this proves nothing", mark)
 	}
+	ticks(syncAfter/2 + 4*tickEvery)
 	if mark := markOnDisk(t, c); mark < head {
 		t.Fatalf("the log says it is durable up to %d of %d", mark, head)
 	}

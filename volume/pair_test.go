@@ -36,6 +36,13 @@ func TestL12OldBaseBesideNewerLog(t *testing.T) {
 			d.must(t, func() error { return d.write(0, 100) }, func() error { return d.write(100, 100) }, d.checkpoint)
 			return d
 		},
+		"a restart and a lap of the log": func(t *testing.T, c *disk.Case) *driver {
+			d := mustOpen(t, c)
+			for i := range int64(12) {
+				d.must(t, func() error { return d.write(i*30, 100) }, d.checkpoint)
+			}
+			return d
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newCase(t, disk.Config{})
@@ -63,7 +70,9 @@ func TestL12PartsOfDifferentVolumes(t *testing.T) {
 	first, second := disk.New(disk.Config{}), disk.New(disk.Config{})
 	configs := func(id uuid.UUID) (Config, Config) {
 		a, b := testConfig(first.Clone()), testConfig(second.Clone())
-		a.NewID, b.NewID = uuid.New, uuid.New
+		if id == volume {
+			a.NewID, b.NewID = uuid.New, uuid.New // else the copies have the same ID, and only the volumes differ
+		}
 		for cfg, id := range map[*Config]uuid.UUID{&a: volume, &b: id} {
 			g := Geometry{ID: id, SizeBytes: testSize, BlockSize: testBlock, LogBudgetBytes: testBudget}
 			if err := create(*cfg, g, testSegmentBytes); err != nil {
