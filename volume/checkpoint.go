@@ -17,7 +17,7 @@ import (
 //	freeze    everything up to the head is frozen; new changes go to a new active index
 //	log       the log is made durable up to there (I4), committed, and says so by a mark (L3)
 //	mark      the superblock's base_high is raised, durably
-//	zero      trimmed and zeroed ranges: first, since they make room
+//	zero      trimmed ranges first, since they make room; then zeroed ones
 //	allocate  space for the data: only here a lack of it is harmless (L5)
 //	copy      data, in order of their blocks, neighbours merged
 //	sync      the base image
@@ -147,19 +147,25 @@ func (c *checkpoint) mark(context.Context) error {
 	return nil
 }
 
-// zero carries out trims and zeroings, but for those that are left to the background.
-func (c *checkpoint) zero(ctx context.Context) error {
-	err := c.forEach(ctx, func(start uint64, d dirty) error {
-		if d.kind == wal.RecordWrite || c.defers(d) {
-			return nil
-		}
-		return noRoom(c.v.base.zero(block.Range{Start: start, Count: d.count}, d.kind == wal.RecordTrim))
-	})
-	if err != nil {
+// zero carries out trims and zeroings, but for those that are left to the background. What gives space back comes
+// before what may need some.
+func (c *checkpoint) zero(ctx context.Context) (err error) {
+	if err = c.zeroKind(ctx, wal.RecordTrim); err != nil {
 		return err
 	}
-	c.zeroes, err = c.nextPending()
-	return err
+	if c.zeroes, err = c.nextPending(); err != nil {
+		return err
+	}
+	return c.zeroKind(ctx, wal.RecordZero)
+}
+
+func (c *checkpoint) zeroKind(ctx context.Context, kind wal.RecordType) error {
+	return c.forEach(ctx, func(start uint64, d dirty) error {
+		if d.kind != kind || c.defers(d) {
+			return nil
+		}
+		return noRoom(c.v.base.zero(block.Range{Start: start, Count: d.count}, kind == wal.RecordTrim))
+	})
 }
 
 // forEach calls fn for all frozen entries in order, until it fails or ctx ends.

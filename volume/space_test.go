@@ -151,6 +151,15 @@ func TestL5OnlyAllocationIsHarmless(t *testing.T) {
 	}
 }
 
+// TestL5TrimsMakeRoomForZeroes: on a full disk a zeroing needs space that a trim behind it gives back.
+func TestL5TrimsMakeRoomForZeroes(t *testing.T) {
+	c := newCase(t, disk.Config{})
+	d := mustOpen(t, c)
+	d.must(t, func() error { return d.write(256, 128) }, func() error { return d.write(384, 128) }, d.checkpoint)
+	c.Disk.SetCapacity(c.Disk.Used())
+	d.must(t, func() error { return d.zero(0, 64<<10) }, func() error { return d.trim(256, 256) }, d.checkpoint, d.readAll, d.close)
+}
+
 // TestL5OpenWithTheLogFullOfTrims: trims may fill the log to the brim, also over many restarts. It opens all the same,
 // as soon as a checkpoint can make room.
 func TestL5OpenWithTheLogFullOfTrims(t *testing.T) {
