@@ -35,12 +35,14 @@ const pageBytes = 4096
 func (l *Log) Append(changes []Change, timeNs int64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.writableLocked(); err != nil {
-		return err
-	}
 	if err := l.admitLocked(changes); err != nil {
 		return err
 	}
+	return l.appendLocked(changes, timeNs)
+}
+
+// appendLocked writes changes that were admitted.
+func (l *Log) appendLocked(changes []Change, timeNs int64) error {
 	for len(changes) > 0 {
 		n, err := l.appendFrameLocked(changes, timeNs)
 		if err != nil {
@@ -65,9 +67,33 @@ func (l *Log) writableLocked() error {
 }
 
 // admitLocked makes sure that the changes fit, so that none of them is appended where not all are: it gets the
-// segments that they need ready, or returns ErrFull. Changes with data leave a whole segment to those that make room,
-// and these leave the last of it to marks and epoch starts.
+// segments that they need ready, or returns ErrFull, or ErrPinned where only readers are in the way. Changes with data
+// leave a whole segment to those that make room, and these leave the last of it to marks and epoch starts. What they
+// leave is a file that is there or being made, or the rest of the segment that is appended to: the file system may have
+// no room for another one when it is needed.
 func (l *Log) admitLocked(changes []Change) error {
+	for {
+		if err := l.writableLocked(); err != nil {
+			return err
+		}
+		rotations, reserve, err := l.roomLocked(changes)
+		if err != nil {
+			return err
+		}
+		have, wanted := l.atHandLocked(), rotations+reserve
+		switch {
+		case have >= wanted, l.preparing && have >= rotations && have+1 >= wanted:
+			return nil
+		case l.preparing && int64(l.files+wanted-have)*l.cfg.SegmentBytes > l.cfg.BudgetBytes:
+			l.prepared.Wait() // for the last file; meanwhile others append, and the log may fail or be closed
+		default:
+			return l.readyLocked(wanted)
+		}
+	}
+}
+
+// roomLocked returns how many segments the changes go on to, and how many more must be there for what they leave.
+func (l *Log) roomLocked(changes []Change) (rotations, reserve int, err error) {
 	rotations, end := l.layoutLocked(changes)
 	segments, bytes := 0, int64(0)
 	for i := range changes {
@@ -75,18 +101,42 @@ func (l *Log) admitLocked(changes []Change) error {
 		case RecordWrite:
 			segments = 1
 		case RecordZero, RecordTrim:
-			bytes = markReserveBytes
+			bytes = l.markReserve()
 		}
 	}
-	left := l.availableLocked() - rotations
-	if left < segments || (left == 0 && segments == 0 && l.cfg.SegmentBytes-end < bytes) {
-		return ErrFull
+	freed, freedUnpinned := l.rotationFreesLocked(changes)
+	fits := func(segmentsAvailable int) bool {
+		left := segmentsAvailable - rotations
+		return left >= segments && (left > 0 || segments > 0 || l.cfg.SegmentBytes-end >= bytes)
 	}
-	return l.readyLocked(rotations)
+	if !fits(l.availableLocked() + freedUnpinned) {
+		if fits(l.maxFilesLocked() - len(l.chain) + l.checkpointedLocked() + freed) {
+			return 0, 0, ErrPinned
+		}
+		return 0, 0, ErrFull
+	}
+	if segments > 0 && end > l.cfg.SegmentBytes/4 || l.cfg.SegmentBytes-end < bytes {
+		reserve = max(1-freedUnpinned, 0)
+	}
+	return rotations, reserve, nil
 }
 
-// markReserveBytes is what trims and zeroes leave for marks and epoch starts at the end of the last segment.
-const markReserveBytes = 64 << 10
+// rotationFreesLocked is 1 where the changes leave the current segment at once, and it can be recycled then: all that
+// it holds was reclaimed, and all before it; unpinned takes pins into account.
+func (l *Log) rotationFreesLocked(changes []Change) (freed, unpinned int) {
+	current := l.chain[len(l.chain)-1]
+	n, _ := frameFill(changes, min(l.cfg.SegmentBytes-current.end-frameHeaderBytes, maxFrameBytes))
+	if n > 0 || current.last > l.reclaim || l.checkpointedLocked() < len(l.chain)-1 {
+		return 0, 0
+	}
+	if current.pins.Load() == 0 && l.reclaimableLocked() == len(l.chain)-1 {
+		unpinned = 1
+	}
+	return 1, unpinned
+}
+
+// markReserve is how many bytes trims and zeroes leave for marks and epoch starts at the end of the last segment.
+func (l *Log) markReserve() int64 { return min(64<<10, l.cfg.SegmentBytes/2) }
 
 // layoutLocked says how many segments the changes go on to, and where their last frame ends.
 func (l *Log) layoutLocked(changes []Change) (rotations int, end int64) {
@@ -159,6 +209,7 @@ func (l *Log) writeFrameLocked(s *segment, f frame, changes []Change, timeNs int
 	headers := sc.headers[:frameHeaderBytes+len(changes)*RecordHeaderBytes]
 	vector := sc.vector[:0]
 	f.encode(headers)
+	lastRecord := l.lastRecord
 	pending := 0 // start of the header bytes not yet in the vector
 	payload := s.end + frameHeaderBytes
 	for i := range changes {
@@ -172,6 +223,7 @@ func (l *Log) writeFrameLocked(s *segment, f frame, changes []Change, timeNs int
 			panic("wal: append: " + err.Error())
 		}
 		r.encodeHeader(headers[at:])
+		lastRecord = r.CRC
 		if len(c.Payload) > 0 {
 			vector = append(vector, headers[pending:at+RecordHeaderBytes], c.Payload)
 			pending = at + RecordHeaderBytes
@@ -194,7 +246,7 @@ func (l *Log) writeFrameLocked(s *segment, f frame, changes []Change, timeNs int
 	if err != nil {
 		return l.fail(fmt.Errorf("append to log segment %s at %d: %w", s.name, s.end, err))
 	}
-	l.lastCRC = crc
+	l.lastCRC, l.lastRecord = crc, lastRecord
 	s.end = next
 	return nil
 }
@@ -206,17 +258,22 @@ func (l *Log) touchLocked(s *segment) {
 	}
 }
 
-// StartEpoch begins a new epoch with an epoch-start record and returns the lineage entry. It does not sync.
+// StartEpoch begins a new epoch with an epoch-start record and returns the lineage entry. It does not sync. After an
+// error the epoch is what it was.
 func (l *Log) StartEpoch(epoch block.Epoch, id, primary uuid.UUID, timeNs int64) (block.EpochStart, error) {
+	c := []Change{{Type: RecordEpochStart, Payload: epochStartPayload(id, primary)}}
 	l.mu.Lock()
-	if epoch <= l.epoch {
-		l.mu.Unlock()
-		return block.EpochStart{}, fmt.Errorf("log: epoch %d does not follow epoch %d", epoch, l.epoch)
+	defer l.mu.Unlock()
+	if err := l.admitLocked(c); err != nil {
+		return block.EpochStart{}, fmt.Errorf("start epoch %d: %w", epoch, err)
+	}
+	old := l.epoch
+	if epoch <= old {
+		return block.EpochStart{}, fmt.Errorf("log: epoch %d does not follow epoch %d", epoch, old)
 	}
 	l.epoch = epoch
-	l.mu.Unlock()
-	c := []Change{{Type: RecordEpochStart, Payload: epochStartPayload(id, primary)}}
-	if err := l.Append(c, timeNs); err != nil {
+	if err := l.appendLocked(c, timeNs); err != nil {
+		l.epoch = old
 		return block.EpochStart{}, fmt.Errorf("start epoch %d: %w", epoch, err)
 	}
 	return block.EpochStart{Epoch: epoch, ID: id, Primary: primary, First: c[0].LSN}, nil

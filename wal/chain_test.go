@@ -2,6 +2,7 @@ package wal
 
 import (
 	"errors"
+	"hash/crc32"
 	"testing"
 
 	"lockstep/block"
@@ -145,7 +146,7 @@ func TestL2SuccessorOfTheLog(t *testing.T) {
 		h := craftHeader()
 		h.sequence, h.previous, h.previousCRC, h.first, h.incarnation = 4, 3, crcOf(one), 2, 5
 		c.change(&h)
-		two := encodeFrame(frame{previous: crcOf(one), incarnation: 5, segment: h.sequence, first: h.first}, seed, craftRecord(h.first))
+		two := encodeFrame(frame{previous: crcOf(one), incarnation: 5, segment: h.sequence, first: 2}, seed, craftRecord(2))
 		k.segment(t, segmentName(1), craftHeader(), one)
 		k.segment(t, segmentName(2), h, two)
 		if got, err := k.head(t); err != nil || got != c.want {
@@ -210,6 +211,30 @@ func TestL12NewerThanBase(t *testing.T) {
 		k.cfg.Incarnation = 10
 		if _, err := k.head(t); errors.Is(err, ErrMismatch) {
 			t.Errorf("%s, with a base that knows of it: %v", name, err)
+		}
+	}
+}
+
+// TestNewerIsNeverTheEnd: a sound frame, or record in one, that only a newer program understands is neither a torn tail
+// nor damage, in the chain and behind its end.
+func TestNewerIsNeverTheEnd(t *testing.T) {
+	seed := frameSeed(testCopy)
+	flagged := func(f frame) []byte {
+		b := encodeFrame(f, seed, craftRecord(f.first))
+		b[frameOffFlags] = 1
+		crc := crc32.Update(seed, castagnoli, b[frameOffPrevious:])
+		putCRC(b, frameOffCRC, crc)
+		return b
+	}
+	in := flagged(frame{previous: 77, incarnation: 9, segment: 3, first: 1})
+	behind := flagged(frame{previous: 5, incarnation: 9, segment: 3, first: 4, durable: 3})
+	for name, frames := range map[string][][]byte{"in the chain": {in}, "behind its end": {make([]byte, 512), behind}} {
+		k := newCraft()
+		k.segment(t, segmentName(1), craftHeader(), frames...)
+		got, err := k.head(t)
+		var damage *CorruptError
+		if !errors.Is(err, ErrNewer) || errors.As(err, &damage) {
+			t.Errorf("%s: the log ends at %d, %v, want ErrNewer", name, got, err)
 		}
 	}
 }

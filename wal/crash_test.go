@@ -384,7 +384,7 @@ func TestCrashAtEveryOperation(t *testing.T) {
 			return v.readAll()
 		},
 		"laps": func(v *mini) error {
-			for i := range int64(3) {
+			for i := range int64(2) {
 				if err := each(
 					func() error { return v.apply(write(i, 50), write(i, 60), write(i+1, 40)) },
 					v.checkpoint,
@@ -405,13 +405,9 @@ func TestCrashTwiceAtEveryOperation(t *testing.T) {
 		t.Skip("takes a while")
 	}
 	h := history(func(v *mini) error {
-		return each(
-			func() error { return v.apply(write(0, 1)) },
-			v.flush,
-			func() error { return v.apply(write(0, 60), write(1, 60), write(2, 40)) },
-		)
+		return each(func() error { return v.apply(write(0, 1)) }, v.flush, func() error { return v.apply(write(1, 60)) })
 	}, func(v *mini) error {
-		return each(func() error { return v.apply(write(2, 1)) }, v.flush)
+		return v.apply(write(2, 1))
 	})
 	h.Depth = 2
 	disk.Exhaustive(t, h)
@@ -420,7 +416,7 @@ func TestCrashTwiceAtEveryOperation(t *testing.T) {
 // TestFaultAtEveryOperation: I7, I9, L4: one operation fails; whatever was acknowledged is there after a kill, and
 // whatever was flushed after a power cut.
 func TestFaultAtEveryOperation(t *testing.T) {
-	disk.Faults(t, history(func(v *mini) error { return v.random(40) }, afterwards), syscall.EIO, syscall.ENOSPC)
+	disk.Faults(t, history(func(v *mini) error { return v.random(25) }, afterwards), syscall.EIO, syscall.ENOSPC)
 }
 
 // TestRandomCrashes: long lives of several crashes. LOCKSTEP_SEEDS sets how many lives.
@@ -428,7 +424,7 @@ func TestRandomCrashes(t *testing.T) {
 	for _, unordered := range []bool{false, true} {
 		h := history(func(v *mini) error { return v.random(80) }, func(v *mini) error { return v.random(40) })
 		h.Disk.UnorderedDirs = unordered
-		h.Seeds = 60
+		h.Seeds = 40
 		disk.Random(t, h)
 	}
 }

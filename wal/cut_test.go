@@ -171,7 +171,7 @@ func TestCutOfADamagedLog(t *testing.T) {
 		t.Errorf("%d records are stranded: %+v", n, in.Stranded)
 	}
 	names, err := wal.SetAside(logConfig(m.disk, m.super), 2)
-	if err != nil || len(names) < 3 {
+	if err != nil || len(names) != 3 || names[0] != "cut-2-00000001.aside" {
 		t.Fatalf("set aside %v, %v", names, err)
 	}
 	m.cut(2)

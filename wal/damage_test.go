@@ -65,6 +65,9 @@ func TestI6DamageIsNotATornTail(t *testing.T) {
 			end = frames[i+1].Offset
 		}
 		for off := f.Offset; off < min(end, f.Offset+f.Bytes+testBlock); off++ {
+			if in := off - f.Offset; in > 256 && in%7 != 0 {
+				continue // of the payload a few will do here: that the CRC covers each byte has its own test
+			}
 			got, err := m.flip(f.Segment, off)
 			switch {
 			case off >= f.Offset+f.Bytes: // padding
@@ -97,7 +100,7 @@ func TestI6DamageInAnySegment(t *testing.T) {
 		t.Fatalf("%d segments, want several", len(in.Segments))
 	}
 	for _, f := range frames {
-		for off := f.Offset; off < f.Offset+f.Bytes; off += 97 {
+		for off := f.Offset; off < f.Offset+f.Bytes; off += 331 {
 			got, err := m.flip(f.Segment, off)
 			if f.Records == 0 {
 				if err != nil || got != head {
@@ -109,7 +112,7 @@ func TestI6DamageInAnySegment(t *testing.T) {
 		}
 	}
 	for i, s := range in.Segments {
-		for off := int64(0); off < testBlock; off++ {
+		for off := int64(0); off < testBlock; off += 1 + off/120*8 {
 			got, err := m.flip(s.Name, off)
 			var damage *wal.CorruptError
 			switch {

@@ -185,6 +185,19 @@ func TestSyncIsShared(t *testing.T) {
 	})
 }
 
+// TestSyncCoversWhatWasAppendedBefore: what is appended while a sync runs is not durable when it returns.
+func TestSyncCoversWhatWasAppendedBefore(t *testing.T) {
+	m, dir := newGatedMachine(t)
+	before := m.log.Head()
+	m.startEpoch()
+	dir.syncGate = func() { m.startEpoch() }
+	if lsn, err := m.log.Sync(); err != nil || lsn != before+1 || m.log.Durable() != before+1 {
+		t.Errorf("sync up to %d, durable %d, want %d: %v", lsn, m.log.Durable(), before+1, err)
+	}
+	m.sync()
+	m.wantHead(before + 2)
+}
+
 // TestL4HardenRewritesWhatAFailedSyncLeft: L4: a failed sync leaves pages that read well, count as clean, and are not on
 // the disk. The process that opens the log next must write them again before it calls them durable.
 func TestL4HardenRewritesWhatAFailedSyncLeft(t *testing.T) {
@@ -230,6 +243,40 @@ func TestL4HardenRewritesWhatAFailedSyncLeft(t *testing.T) {
 			m.wantReadable()
 			m.close()
 		})
+	}
+}
+
+// TestL4HardenReadsAgain: what Open found and is something else when Harden rewrites it, because the page cache dropped
+// it since, is damage, and is not written over with itself as if it were sound.
+func TestL4HardenReadsAgain(t *testing.T) {
+	m := newMachine(t, disk.Config{})
+	m.append(1)
+	m.append(2)
+	m.kill()
+	if err := m.recover(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.disk.Corrupt("log/"+firstName, m.sent[2].position.Offset, 1); err != nil {
+		t.Fatal(err)
+	}
+	var damage *wal.CorruptError
+	if err := m.log.Harden(); !errors.As(err, &damage) || damage.LSN != 2 || damage.Segment != firstName || damage.Offset != 4096+1024 {
+		t.Errorf("Harden of a record that changed: %v", err)
+	}
+	m.close()
+}
+
+// TestCommittedIsCarried: frames carry the committed LSN, which never decreases.
+func TestCommittedIsCarried(t *testing.T) {
+	m := newMachine(t, disk.Config{})
+	m.append(1)
+	m.log.SetCommitted(1)
+	m.append(1)
+	m.log.SetCommitted(0)
+	m.append(1)
+	m.close()
+	if in, frames := m.inspect(); in.Committed != 1 || frames[0].Committed != 0 || frames[2].Committed != 1 {
+		t.Errorf("committed %d, frames %+v", in.Committed, frames)
 	}
 }
 

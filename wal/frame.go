@@ -9,7 +9,8 @@ import (
 	"lockstep/block"
 )
 
-// A frame's header, little-endian. The CRC32C starts from the copy's seed and covers bytes 8 to 64 and then the header
+// A frame's header, little-endian. A new version of it that is not understood by old programs comes with an incompatible
+// feature flag in the segment's header. The CRC32C starts from the copy's seed and covers bytes 8 to 64 and then the header
 // of each record in the frame; the records' own CRCs cover the payloads. Padding up to the grid is not covered.
 //
 //	 0  4  magic "LSFR"
@@ -54,6 +55,9 @@ var (
 	ErrFrameVersion = errors.New("unknown frame version")
 	ErrFrameTorn    = errors.New("frame is cut short")
 	ErrFrameCorrupt = errors.New("frame is corrupt")
+	// ErrNewer means that a frame is sound, and in it is something that only a newer program knows. It is never the end
+	// of the log.
+	ErrNewer = errors.New("written by a newer program")
 )
 
 // frame is the decoded header of a frame.
@@ -65,6 +69,7 @@ type frame struct {
 	first       block.LSN
 	durable     block.LSN
 	committed   block.LSN
+	flags       uint16
 	length      int // of the records, without header and padding
 	records     int
 }
@@ -108,8 +113,8 @@ func decodeFrameHeader(b []byte) (frame, error) {
 	if m := le.Uint32(b); m != frameMagic {
 		return frame{}, fmt.Errorf("%w: magic %08x", ErrFrameMagic, m)
 	}
-	if v := le.Uint16(b[frameOffVersion:]); v != frameVersion || le.Uint16(b[frameOffFlags:]) != 0 {
-		return frame{}, fmt.Errorf("%w: %d, flags %#x", ErrFrameVersion, v, le.Uint16(b[frameOffFlags:]))
+	if v := le.Uint16(b[frameOffVersion:]); v != frameVersion {
+		return frame{}, fmt.Errorf("%w: %d", ErrFrameVersion, v)
 	}
 	f := frame{
 		crc:         le.Uint32(b[frameOffCRC:]),
@@ -119,6 +124,7 @@ func decodeFrameHeader(b []byte) (frame, error) {
 		first:       block.LSN(le.Uint64(b[frameOffFirst:])),
 		durable:     block.LSN(le.Uint64(b[frameOffDurable:])),
 		committed:   block.LSN(le.Uint64(b[frameOffCommitted:])),
+		flags:       le.Uint16(b[frameOffFlags:]),
 		length:      int(le.Uint32(b[frameOffLength:])),
 		records:     int(le.Uint32(b[frameOffRecords:])),
 	}
@@ -132,8 +138,9 @@ func decodeFrameHeader(b []byte) (frame, error) {
 }
 
 // decodeFrame reads a whole frame from the start of b, checks it and every record in it, and hands each record with
-// the offset of its payload from the frame's start to visit. visit may be nil. Where payloads is false the payloads'
-// CRCs are left unchecked: that tells whether a frame was written, not whether all of it is there.
+// the offset of its payload from the frame's start to visit. visit may be nil. Where payloads is false the records are
+// left undecoded and their payloads unchecked: that tells whether a frame was written, not whether all of it is there.
+// What is sound and unknown is ErrNewer.
 func decodeFrame(b []byte, seed uint32, blockBytes int, payloads bool, visit func(Record, int)) (frame, error) {
 	f, err := decodeFrameHeader(b)
 	if err != nil {
@@ -142,33 +149,57 @@ func decodeFrame(b []byte, seed uint32, blockBytes int, payloads bool, visit fun
 	if int64(len(b)) < f.size() {
 		return frame{}, fmt.Errorf("%w: %d of %d bytes", ErrFrameTorn, len(b), f.size())
 	}
-	crc := crc32.Update(seed, castagnoli, b[frameOffPrevious:frameHeaderBytes])
-	decode := decodeRecord
-	if !payloads {
-		decode = decodeRecordHeader
+	b = b[:f.size()]
+	if err := checkFrame(b, &f, seed); err != nil {
+		return frame{}, err
 	}
-	off, end := frameHeaderBytes, int(f.size())
+	if f.flags != 0 {
+		return frame{}, fmt.Errorf("%w: %w: flags %#x", ErrNewer, ErrFrameVersion, f.flags)
+	}
+	if !payloads {
+		return f, nil
+	}
+	off := frameHeaderBytes
 	for i := range f.records {
-		r, n, err := decode(b[off:end], blockBytes)
-		if err != nil {
+		r, n, err := decodeRecord(b[off:], blockBytes)
+		switch {
+		case errors.Is(err, ErrRecordVersion):
+			return frame{}, fmt.Errorf("%w: record %d: %w", ErrNewer, f.first+block.LSN(i), err)
+		case err != nil:
 			return frame{}, fmt.Errorf("%w: record %d: %w", ErrFrameCorrupt, i, err)
+		case r.LSN != f.first+block.LSN(i):
+			return frame{}, fmt.Errorf("%w: record %d: LSN %d", ErrFrameCorrupt, i, r.LSN)
 		}
-		if n > end-off || r.LSN != f.first+block.LSN(i) {
-			return frame{}, fmt.Errorf("%w: record %d: LSN %d, length %d", ErrFrameCorrupt, i, r.LSN, n)
+		off += n
+	}
+	if visit != nil {
+		visitRecords(b, f.records, blockBytes, visit)
+	}
+	return f, nil
+}
+
+// checkFrame checks that the records fill the frame, and its CRC.
+func checkFrame(b []byte, f *frame, seed uint32) error {
+	crc := crc32.Update(seed, castagnoli, b[frameOffPrevious:frameHeaderBytes])
+	off := frameHeaderBytes
+	for i := range f.records {
+		n, err := recordLength(b[off:])
+		if err != nil {
+			return fmt.Errorf("%w: record %d: %w", ErrFrameCorrupt, i, err)
+		}
+		if n > len(b)-off {
+			return fmt.Errorf("%w: record %d: length %d", ErrFrameCorrupt, i, n)
 		}
 		crc = crc32.Update(crc, castagnoli, b[off:off+RecordHeaderBytes])
 		off += n
 	}
-	if off != end {
-		return frame{}, fmt.Errorf("%w: %d bytes after the last record", ErrFrameCorrupt, end-off)
+	if off != len(b) {
+		return fmt.Errorf("%w: %d bytes after the last record", ErrFrameCorrupt, len(b)-off)
 	}
 	if crc != f.crc {
-		return frame{}, fmt.Errorf("%w: CRC %08x, should be %08x", ErrFrameCorrupt, crc, f.crc)
+		return fmt.Errorf("%w: CRC %08x, should be %08x", ErrFrameCorrupt, crc, f.crc)
 	}
-	if visit != nil {
-		visitRecords(b[:end], f.records, blockBytes, visit)
-	}
-	return f, nil
+	return nil
 }
 
 // visitRecords hands the records of a frame that was checked to visit.

@@ -2,6 +2,7 @@ package wal
 
 import (
 	"errors"
+	"hash/crc32"
 	"slices"
 	"testing"
 
@@ -118,9 +119,15 @@ func TestFrameRefused(t *testing.T) {
 		change  func(b []byte)
 		want    error
 	}{
-		"not ours":                 {records, func(b []byte) { b[3]++ }, ErrFrameMagic},
-		"future version":           {records, func(b []byte) { b[frameOffVersion] = 2 }, ErrFrameVersion},
-		"future flag":              {records, func(b []byte) { b[frameOffFlags+1] = 1 }, ErrFrameVersion},
+		"not ours":       {records, func(b []byte) { b[3]++ }, ErrFrameMagic},
+		"future version": {records, func(b []byte) { b[frameOffVersion] = 2 }, ErrFrameVersion},
+		"future flag":    {records, func(b []byte) { b[frameOffFlags+1] = 1; sealTestFrame(b, records) }, ErrNewer},
+		"flag by a flip": {records, func(b []byte) { b[frameOffFlags+1] = 1 }, ErrFrameCorrupt},
+		"record of the future": {records, func(b []byte) {
+			b[frameHeaderBytes+recordOffVersion] = 2
+			sealRecord(b[frameHeaderBytes:])
+			sealTestFrame(b, records)
+		}, ErrNewer},
 		"not ours, future version": {records, func(b []byte) { b[3]++; b[frameOffVersion] = 2 }, ErrFrameMagic},
 		"4 GiB":                    {records, func(b []byte) { fill(b[frameOffLength:frameOffRecords]) }, ErrFrameCorrupt},
 		"4 G records":              {records, func(b []byte) { fill(b[frameOffRecords:frameHeaderBytes]) }, ErrFrameCorrupt},
@@ -135,8 +142,23 @@ func TestFrameRefused(t *testing.T) {
 		b := encodeFrame(testFrame(), testSeed, c.records...)
 		c.change(b)
 		_, _, err := decodeTestFrame(b)
-		wantError(t, name, err, c.want, frameErrors...)
+		if c.want == ErrNewer {
+			wantError(t, name, err, c.want, ErrFrameCorrupt, ErrFrameTorn, ErrFrameMagic)
+			continue
+		}
+		wantError(t, name, err, c.want, append(frameErrors, ErrNewer)...)
 	}
+}
+
+// sealTestFrame gives the bytes of a frame of these records the CRC that they should have.
+func sealTestFrame(b []byte, records []Record) {
+	crc := crc32.Update(testSeed, castagnoli, b[frameOffPrevious:frameHeaderBytes])
+	off := frameHeaderBytes
+	for _, r := range records {
+		crc = crc32.Update(crc, castagnoli, b[off:off+RecordHeaderBytes])
+		off += RecordHeaderBytes + len(r.Payload)
+	}
+	putCRC(b, frameOffCRC, crc)
 }
 
 // TestFrameSeed: the frames of two copies start from different CRCs, so a log inside a volume is not part of the log.
@@ -154,7 +176,7 @@ func FuzzDecodeFrame(f *testing.F) {
 		h, records, err := decodeTestFrame(b)
 		if err != nil {
 			known := false
-			for _, e := range frameErrors {
+			for _, e := range append(frameErrors, ErrNewer) {
 				known = known || errors.Is(err, e)
 			}
 			if !known || records != nil {

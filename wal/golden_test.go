@@ -99,6 +99,7 @@ func testHeader() segmentHeader {
 	return segmentHeader{
 		volume: testVolume, copy: testCopy, sequence: 6, previous: 5, incarnation: 4, first: 7,
 		size: 72 << 10, previousCRC: 0xfeedbeef, blockBytes: testBlockBytes, grid: gridBytes,
+		previousRecord: 0xabad1dea,
 	}
 }
 

@@ -1,8 +1,10 @@
 package wal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -58,6 +60,8 @@ type Inspection struct {
 	// Stranded are records behind the damage, oldest first: they were written, and are not part of the log that can be
 	// read. Payloads are nil.
 	Stranded []Record
+
+	newest map[string]block.LSN // newest record in each segment that has any, stranded ones included
 }
 
 // Visitor is told what Inspect comes by. Either function may be nil.
@@ -84,7 +88,7 @@ func Inspect(cfg Config, visit Visitor) (*Inspection, error) {
 }
 
 func inspect(cfg *Config, all []*found, visit Visitor) (*Inspection, error) {
-	in := &Inspection{}
+	in := &Inspection{newest: make(map[string]block.LSN)}
 	counts := make(map[uint64]*SegmentInfo)
 	w := newWalker(cfg)
 	w.onFrame = func(s *segment, off int64, f *frame, void int) {
@@ -95,6 +99,7 @@ func inspect(cfg *Config, all []*found, visit Visitor) (*Inspection, error) {
 		}
 		c.Frames++
 		c.Records += f.records - void
+		in.newest[s.name] = f.next() - 1 - block.LSN(void)
 		if visit.Frame != nil {
 			visit.Frame(FrameInfo{
 				Segment: s.name, Offset: off, Bytes: f.size(), Incarnation: f.incarnation, First: f.first,
@@ -112,13 +117,18 @@ func inspect(cfg *Config, all []*found, visit Visitor) (*Inspection, error) {
 		return nil
 	}
 	chain, why, err := w.walk(all)
-	if err != nil {
+	if err != nil && (len(chain) == 0 || errors.Is(err, ErrMismatch) || errors.Is(err, ErrNewer)) {
 		return nil, err
 	}
-	in.Damage = w.checkEnd(all, chain, why)
+	in.Damage = w.checkEnd(all, chain, errors.Join(why, err))
 	var damage *CorruptError
 	if in.Damage != nil && !errors.As(in.Damage, &damage) {
 		return nil, in.Damage
+	}
+	if err != nil && damage == nil { // what can not be read is damage, though nothing tells whether it was durable
+		last := chain[len(chain)-1]
+		damage = &CorruptError{Segment: last.name, Offset: last.end, LSN: w.next, Durable: max(w.mark, cfg.Durable), Reason: err}
+		in.Damage = damage
 	}
 	in.Head, in.Durable, in.Committed, in.TailFrames = w.next-1, max(w.mark, cfg.Durable), w.committed, len(w.tail)
 	if damage != nil {
@@ -127,8 +137,8 @@ func inspect(cfg *Config, all []*found, visit Visitor) (*Inspection, error) {
 	for _, f := range all {
 		in.Segments = append(in.Segments, f.info(slices.Contains(chain, f), counts[f.sequence]))
 	}
-	in.Stranded, err = w.stranded(all)
-	return in, err
+	in.Stranded = w.stranded(all, in.newest)
+	return in, nil
 }
 
 func (f *found) info(inLog bool, counted *SegmentInfo) SegmentInfo {
@@ -151,27 +161,29 @@ func (f *found) info(inLog bool, counted *SegmentInfo) SegmentInfo {
 }
 
 // stranded looks in all segments for whole records above the end of the chain that this or an earlier incarnation
-// wrote and no cut made void. Stale bytes of recycled space are below the checkpoint, and so not among them.
-func (w *walker) stranded(all []*found) ([]Record, error) {
+// wrote and no cut made void, and notes the newest of each segment. Stale bytes of recycled space are below the
+// checkpoint, and so not among them. What can not be read is passed over.
+func (w *walker) stranded(all []*found, newest map[string]block.LSN) []Record {
 	byLSN := make(map[block.LSN]Record)
 	for _, f := range all {
 		win := &window{file: f.file, size: f.size, buf: w.buf}
 		for off := int64(segmentDataOffset); off+frameHeaderBytes <= f.size; off += gridBytes {
 			b, err := win.at(off, frameHeaderBytes)
 			if err != nil {
-				return nil, fmt.Errorf("look for lost records in log segment %s: %w", f.name, err)
+				continue
 			}
 			h, err := decodeFrameHeader(b)
 			if err != nil || h.next() <= w.next || h.first > w.cutFor(h.incarnation) || off+h.size() > f.size {
 				continue
 			}
 			if b, err = win.at(off, int(h.size())); err != nil {
-				return nil, fmt.Errorf("look for lost records in log segment %s: %w", f.name, err)
+				continue
 			}
 			_, _ = decodeFrame(b, w.seed, w.cfg.BlockBytes, true, func(r Record, _ int) {
 				if r.LSN >= w.next && r.LSN <= w.cutFor(h.incarnation) {
 					r.Payload = nil
 					byLSN[r.LSN] = r
+					newest[f.name] = max(newest[f.name], r.LSN)
 				}
 			}) // what does not decode is not a record
 		}
@@ -180,54 +192,88 @@ func (w *walker) stranded(all []*found) ([]Record, error) {
 	for _, r := range byLSN {
 		records = append(records, r)
 	}
-	slices.SortFunc(records, func(a, b Record) int { return int(min(max(int64(a.LSN)-int64(b.LSN), -1), 1)) })
-	return records, nil
+	slices.SortFunc(records, func(a, b Record) int { return cmp.Compare(a.LSN, b.LSN) })
+	return records
 }
 
 // asideSuffix marks copies of segments that SetAside made.
 const asideSuffix = ".aside"
 
 // SetAside copies every segment of a log that is not open and holds records above lsn, whether in the chain or behind
-// damage, to a file beside it, durably, and returns the copies' names. They are not part of the log.
+// damage, or from the damage on, or whose header can not be read, to a file beside it, durably, and returns the copies' names. They are not
+// part of the log. What can not be read is zero in the copy. A copy of the same cut that is there already is replaced.
 func SetAside(cfg Config, lsn block.LSN) ([]string, error) {
-	all, err := findSegments(&cfg)
+	in, err := Inspect(cfg, Visitor{})
 	if err != nil {
 		return nil, err
 	}
-	var names []string
-	for _, f := range all {
-		if err == nil && (f.bad != nil || f.sequence != 0) {
-			name := fmt.Sprintf("cut-%d-%s%s", lsn, strings.TrimSuffix(f.name, segmentSuffix), asideSuffix)
-			if err = copyFile(cfg.FS, &f.segment, name); err == nil {
-				names = append(names, name)
+	damaged := ^uint64(0) // from there on, what can not be read now may be read by better means
+	var damage *CorruptError
+	if errors.As(in.Damage, &damage) {
+		for _, s := range in.Segments {
+			if s.Name == damage.Segment {
+				damaged = s.Sequence
 			}
 		}
-		err = errors.Join(err, f.file.Close())
 	}
-	if err != nil {
-		return nil, err
+	var names []string
+	for _, s := range in.Segments {
+		if s.State != SegmentBad && in.newest[s.Name] <= lsn && s.Sequence < damaged {
+			continue
+		}
+		name := fmt.Sprintf("cut-%d-%s%s", lsn, strings.TrimSuffix(s.Name, segmentSuffix), asideSuffix)
+		if err := copyAside(cfg.FS, s.Name, name); err != nil {
+			return names, fmt.Errorf("keep log segment %s aside: %w", s.Name, err)
+		}
+		names = append(names, name)
 	}
 	return names, cfg.FS.Sync()
 }
 
-func copyFile(fs FS, s *segment, name string) error {
-	to, err := fs.Create(name)
+// copyAside copies a file, durably, under a temporary name at first.
+func copyAside(dir FS, from, to string) (err error) {
+	temporary := to + temporarySuffix
+	if err := dir.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	src, err := dir.Open(from)
 	if err != nil {
-		return fmt.Errorf("keep log segment %s aside: %w", s.name, err)
+		return err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	dst, err := dir.Create(temporary)
+	if err != nil {
+		return err
+	}
+	err = copyReadable(dst, src)
+	if err == nil {
+		err = dst.Sync()
+	}
+	if err = errors.Join(err, dst.Close()); err != nil {
+		return errors.Join(err, dir.Remove(temporary))
+	}
+	return dir.Rename(temporary, to)
+}
+
+// copyReadable copies what can be read, page by page where not all can.
+func copyReadable(dst, src File) error {
+	size, err := src.Size()
+	if err != nil {
+		return err
 	}
 	buf := make([]byte, 1<<20)
-	for off := int64(0); off < s.size && err == nil; {
-		b := buf[:min(int64(len(buf)), s.size-off)]
-		if err = s.ReadAt(b, off); err == nil {
-			_, err = to.WriteAt(b, off)
+	for off := int64(0); off < size; {
+		b := buf[:min(int64(len(buf)), size-off)]
+		if n, err := src.ReadAt(b, off); n < len(b) && err != nil {
+			b = b[:min(pageBytes, len(b))]
+			if n, err := src.ReadAt(b, off); n < len(b) && err != nil {
+				clear(b[n:])
+			}
+		}
+		if _, err := dst.WriteAt(b, off); err != nil {
+			return err
 		}
 		off += int64(len(b))
-	}
-	if err == nil {
-		err = to.Sync()
-	}
-	if err = errors.Join(err, to.Close()); err != nil {
-		return fmt.Errorf("keep log segment %s aside: %w", s.name, err)
 	}
 	return nil
 }

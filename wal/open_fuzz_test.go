@@ -109,7 +109,7 @@ func FuzzOpen(f *testing.F) {
 		})
 		if err != nil {
 			var damage *CorruptError
-			if !errors.As(err, &damage) && !errors.Is(err, ErrMismatch) && !errors.Is(err, ErrSegmentVersion) && !errors.Is(err, ErrSegmentFeature) {
+			if !errors.As(err, &damage) && !errors.Is(err, ErrMismatch) && !errors.Is(err, ErrNewer) && !errors.Is(err, ErrSegmentVersion) && !errors.Is(err, ErrSegmentFeature) {
 				t.Fatalf("an error of no kind: %v", err)
 			}
 			return

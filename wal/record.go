@@ -46,8 +46,10 @@ const (
 	RecordHeaderBytes = 64
 	// MaxPayloadBytes is the longest payload of a record; longer writes are split.
 	MaxPayloadBytes = 1 << 20
-	// epochStartBytes is the payload of an epoch-start record: epoch ID, primary's node ID.
-	epochStartBytes = 32
+	// epochStartBytes is the payload of an epoch-start record: epoch ID, primary's node ID. A longer one, up to
+	// maxEpochStartBytes, says more than this program knows, and nothing that it has to know.
+	epochStartBytes    = 32
+	maxEpochStartBytes = 4096
 )
 
 // RecordType says what a record does.
@@ -94,6 +96,7 @@ type Record struct {
 	Range   block.Range
 	Time    int64  // Unix nanoseconds on the primary
 	Payload []byte // of a write: Range.Count blocks; of an epoch start: its IDs; else empty
+	CRC     uint32 // as in the header; set by decoding and encoding
 }
 
 // encodeHeader writes the record's header, CRC included, to b, which has RecordHeaderBytes.
@@ -111,26 +114,50 @@ func (r *Record) encodeHeader(b []byte) {
 	b[recordOffVersion] = recordVersion
 	le.PutUint16(b[recordOffFlags:], 0)
 	le.PutUint64(b[recordOffSpare:], 0)
-	crc := crc32.Update(0, castagnoli, b[recordOffLSN:RecordHeaderBytes])
-	le.PutUint32(b[recordOffCRC:], crc32.Update(crc, castagnoli, r.Payload))
+	r.CRC = crc32.Update(0, castagnoli, b[recordOffLSN:RecordHeaderBytes])
+	r.CRC = crc32.Update(r.CRC, castagnoli, r.Payload)
+	le.PutUint32(b[recordOffCRC:], r.CRC)
 }
 
 // decodeRecord reads one record of a log with the given block size from the start of b and checks its CRC. It returns
 // the record's length with its payload. The payload is part of b.
+//
+// The CRC is looked at before what it covers: a record that is sound and of an unknown version, type or flags was written
+// by a newer program (ErrRecordVersion), and must not be taken for the torn end of the log.
 func decodeRecord(b []byte, blockBytes int) (Record, int, error) {
-	r, n, err := decodeRecordHeader(b, blockBytes)
+	n, err := recordLength(b)
 	if err != nil {
 		return Record{}, 0, err
 	}
 	if len(b) < n {
 		return Record{}, 0, fmt.Errorf("%w: %d of %d bytes", ErrRecordTorn, len(b), n)
 	}
-	r.Payload = b[RecordHeaderBytes:n:n]
 	crc := crc32.Update(0, castagnoli, b[recordOffLSN:n])
 	if want := binary.LittleEndian.Uint32(b[recordOffCRC:]); crc != want {
 		return Record{}, 0, fmt.Errorf("%w: CRC %08x, should be %08x", ErrRecordCorrupt, crc, want)
 	}
+	r, _, err := decodeRecordHeader(b, blockBytes)
+	if err != nil {
+		return Record{}, 0, err
+	}
+	r.Payload = b[RecordHeaderBytes:n:n]
 	return r, n, nil
+}
+
+// recordLength returns the length of the record at the start of b with its payload. It is at the same place in every
+// version.
+func recordLength(b []byte) (int, error) {
+	if len(b) < RecordHeaderBytes {
+		return 0, fmt.Errorf("%w: %d bytes", ErrRecordTorn, len(b))
+	}
+	if m := binary.LittleEndian.Uint32(b); m != recordMagic {
+		return 0, fmt.Errorf("%w: magic %08x", ErrRecordMagic, m)
+	}
+	length := binary.LittleEndian.Uint32(b[recordOffLength:])
+	if length > MaxPayloadBytes {
+		return 0, fmt.Errorf("%w: payload of %d bytes", ErrRecordCorrupt, length)
+	}
+	return RecordHeaderBytes + int(length), nil
 }
 
 // decodeRecordHeader reads a record without its payload, whose CRC it therefore can not check, and returns the
@@ -152,6 +179,7 @@ func decodeRecordHeader(b []byte, blockBytes int) (Record, int, error) {
 		Epoch: block.Epoch(le.Uint64(b[recordOffEpoch:])),
 		Range: block.Range{Start: le.Uint64(b[recordOffBlock:]), Count: le.Uint64(b[recordOffCount:])},
 		Time:  int64(le.Uint64(b[recordOffTime:])),
+		CRC:   le.Uint32(b[recordOffCRC:]),
 	}
 	length := int(le.Uint32(b[recordOffLength:]))
 	if err := r.checkShape(length, blockBytes); err != nil {
@@ -183,7 +211,7 @@ func (r *Record) checkShape(length, blockBytes int) error {
 		if r.Range.Count != 0 {
 			return fmt.Errorf("%w: epoch start with %d blocks", ErrRecordCorrupt, r.Range.Count)
 		}
-		want = epochStartBytes
+		want = min(max(length, epochStartBytes), maxEpochStartBytes)
 	default:
 		return fmt.Errorf("%w: type %d", ErrRecordVersion, r.Type)
 	}

@@ -183,16 +183,16 @@ func (l *Log) recover(all []*found, replay func(Record, Position) error) error {
 	}
 	if w.next <= l.cfg.Checkpoint {
 		// Segments behind the checkpoint were being recycled, and nothing after it became durable.
-		chain, w.next, w.lastCRC, w.tail = nil, l.cfg.Checkpoint+1, 0, nil
+		chain, w.next, w.lastCRC, w.lastRecord, w.tail = nil, l.cfg.Checkpoint+1, 0, 0, nil
 	}
 	for _, s := range chain {
 		l.chain = append(l.chain, &s.segment)
 		l.segments.by[s.sequence] = &s.segment
 	}
-	l.lastCRC, l.tail = w.lastCRC, w.tail
+	l.lastCRC, l.lastRecord, l.tail = w.lastCRC, w.lastRecord, w.tail
 	l.head.Store(uint64(w.next - 1))
 	l.durable.Store(uint64(min(max(w.mark, l.cfg.Durable), w.next-1)))
-	l.committed.Store(uint64(w.committed))
+	l.committed.Store(uint64(max(w.committed, min(l.cfg.Committed, w.next-1))))
 	l.reclaim = l.cfg.Checkpoint
 	l.keepRest(all)
 	return nil
@@ -207,13 +207,13 @@ func (w *walker) walk(all []*found) (chain []*found, why, fatal error) {
 	if start == nil {
 		return nil, why, nil
 	}
-	w.next, w.lastCRC = start.first, start.decoded.previousCRC
+	w.next, w.lastCRC, w.lastRecord = start.first, start.decoded.previousCRC, start.decoded.previousRecord
 	for s := start; s != nil; s = successor(all, s, w) {
 		w.incarnation = max(w.incarnation, s.decoded.incarnation)
-		if why, fatal = w.segment(&s.segment); fatal != nil {
-			return nil, nil, fatal
-		}
 		chain = append(chain, s)
+		if why, fatal = w.segment(&s.segment); fatal != nil {
+			return chain, why, fatal
+		}
 	}
 	return chain, why, nil
 }
@@ -291,11 +291,12 @@ func (l *Log) keepRest(all []*found) {
 
 // Harden makes everything that Open found durable, and with it the directory. What lies above the last durable mark is
 // written again first: after a sync that failed the page cache holds as clean what the disk does not have, and a later
-// sync would succeed without writing it (rule L4).
+// sync would succeed without writing it (rule L4). It is read again for that, and is damage if it is not what Open found:
+// then it had been dropped from the page cache since.
 func (l *Log) Harden() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	buf := make([]byte, min(1<<20, l.cfg.SegmentBytes))
+	buf := make([]byte, min(maxFrameBytes+frameHeaderBytes, l.cfg.SegmentBytes))
 	var previous *segment
 	for _, x := range l.tail {
 		if x.segment != previous {
@@ -304,15 +305,8 @@ func (l *Log) Harden() error {
 			}
 			previous = x.segment
 		}
-		for off := x.start; off < x.end; {
-			b := buf[:min(int64(len(buf)), x.end-off)]
-			if err := x.segment.ReadAt(b, off); err != nil {
-				return l.fail(err)
-			}
-			if _, err := x.segment.file.WriteAt(b, off); err != nil {
-				return l.fail(fmt.Errorf("rewrite log segment %s at %d: %w", x.segment.name, off, err))
-			}
-			off += int64(len(b))
+		if err := l.rewrite(x, buf[:x.end-x.start]); err != nil {
+			return err
 		}
 	}
 	if n := len(l.chain); n > 0 && previous != l.chain[n-1] {
@@ -330,6 +324,25 @@ func (l *Log) Harden() error {
 		return l.fail(fmt.Errorf("sync the log's directory: %w", err))
 	}
 	l.durable.Store(l.head.Load())
+	return nil
+}
+
+// rewrite writes a frame again in its place. b has its length.
+func (l *Log) rewrite(x extent, b []byte) error {
+	if err := x.segment.ReadAt(b, x.start); err != nil {
+		return l.fail(err)
+	}
+	f, err := decodeFrame(b, l.seed, l.cfg.BlockBytes, true, nil)
+	if err == nil && f.crc != x.crc {
+		err = errStale
+	}
+	if err != nil {
+		return &CorruptError{Segment: x.segment.name, Offset: x.start, LSN: x.last, Durable: l.Durable(),
+			Reason: fmt.Errorf("a frame that was just read is not there any more: %w", err)}
+	}
+	if _, err := x.segment.file.WriteAt(b, x.start); err != nil {
+		return l.fail(fmt.Errorf("rewrite log segment %s at %d: %w", x.segment.name, x.start, err))
+	}
 	return nil
 }
 

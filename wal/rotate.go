@@ -15,13 +15,9 @@ const (
 	temporarySuffix = ".tmp"
 )
 
-// readyLocked makes sure that n segments can be had by acquireLocked without an error.
+// readyLocked makes sure that n segments can be had by acquireLocked without an error. It does not give up mu.
 func (l *Log) readyLocked(n int) error {
 	for l.atHandLocked() < n {
-		if l.preparing {
-			l.prepared.Wait()
-			continue
-		}
 		s, err := l.createSegmentLocked(false)
 		if isNoSpace(err) {
 			return ErrFull
@@ -97,7 +93,7 @@ func (l *Log) headerLocked(sequence uint64, first block.LSN) segmentHeader {
 	return segmentHeader{
 		volume: l.cfg.VolumeID, copy: l.cfg.CopyID,
 		sequence: sequence, incarnation: l.incarnation, first: first,
-		size: l.cfg.SegmentBytes, blockBytes: l.cfg.BlockBytes, grid: gridBytes,
+		size: l.cfg.SegmentBytes, blockBytes: l.cfg.BlockBytes, grid: gridBytes, previousRecord: l.lastRecord,
 	}
 }
 
@@ -126,13 +122,13 @@ func (l *Log) joinLocked(s *segment) {
 	l.segments.Unlock()
 }
 
-// Prepare makes a segment ahead, so that an append does not have to, unless one is at hand. It is for the background:
-// appends go on while it works. Where the file system has no room the log makes do with what it has, and
-// Prepare returns an error that wraps syscall.ENOSPC or EDQUOT; the next call tries again.
+// Prepare makes a segment ahead, so that an append does not have to, unless one is at hand and there was room for more.
+// It is for the background: appends go on while it works. Where the file system has no room the log makes do with what
+// it has, and Prepare returns an error that wraps syscall.ENOSPC or EDQUOT; the next call tries again.
 func (l *Log) Prepare() error {
 	l.mu.Lock()
 	limit := int(l.cfg.BudgetBytes / l.cfg.SegmentBytes)
-	if !l.started || l.closed || l.Err() != nil || l.preparing || l.atHandLocked() > 0 || l.files >= limit {
+	if !l.started || l.closed || l.Err() != nil || l.preparing || l.files >= limit || l.atHandLocked() > 0 && !l.noSpace {
 		l.mu.Unlock()
 		return nil
 	}
@@ -154,7 +150,11 @@ func (l *Log) Prepare() error {
 	if l.closed {
 		return s.file.Close()
 	}
-	l.spare = s // nobody else sets it
+	if l.spare != nil {
+		l.free = append(l.free, s)
+		return nil
+	}
+	l.spare = s
 	return nil
 }
 
@@ -178,11 +178,12 @@ func createSegment(fs FS, name string, size int64, fill bool) (_ *segment, err e
 	if err != nil {
 		return nil, fmt.Errorf("create log segment %s: %w", name, err)
 	}
+	present := temporary
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("create log segment %s: %w", name, err)
 			_ = f.Close()
-			_ = fs.Remove(temporary)
+			_ = fs.Remove(present)
 		}
 	}()
 	if err := f.Allocate(0, size); err != nil {
@@ -202,6 +203,7 @@ func createSegment(fs FS, name string, size int64, fill bool) (_ *segment, err e
 	if err := fs.Rename(temporary, name); err != nil {
 		return nil, err
 	}
+	present = name
 	if err := fs.Sync(); err != nil {
 		return nil, err
 	}

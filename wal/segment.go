@@ -30,7 +30,8 @@ import (
 //	104  4  CRC of the last frame of the segment before it
 //	108  4  block size in bytes
 //	112  4  grid of the frames in bytes
-//	116 396 zero
+//	116  4  CRC of the record before its first; 0 where that is not known
+//	120 392 zero
 const (
 	segmentMagic   = "LSSEGMNT"
 	segmentVersion = 1
@@ -49,6 +50,7 @@ const (
 	segmentOffPreviousCRC = 104
 	segmentOffBlock       = 108
 	segmentOffGrid        = 112
+	segmentOffRecordCRC   = 116
 
 	segmentHeaderBytes = 512
 	segmentDataOffset  = 4096
@@ -76,6 +78,8 @@ type segmentHeader struct {
 	previousCRC uint32
 	blockBytes  int
 	grid        int
+
+	previousRecord uint32 // CRC
 }
 
 func (h *segmentHeader) encode() []byte {
@@ -94,6 +98,7 @@ func (h *segmentHeader) encode() []byte {
 	le.PutUint32(b[segmentOffPreviousCRC:], h.previousCRC)
 	le.PutUint32(b[segmentOffBlock:], uint32(h.blockBytes))
 	le.PutUint32(b[segmentOffGrid:], uint32(h.grid))
+	le.PutUint32(b[segmentOffRecordCRC:], h.previousRecord)
 	le.PutUint32(b[segmentOffCRC:], crc32.Checksum(b, castagnoli))
 	return b
 }
@@ -131,6 +136,8 @@ func decodeSegmentHeader(b []byte) (segmentHeader, error) {
 		previousCRC: le.Uint32(b[segmentOffPreviousCRC:]),
 		blockBytes:  int(le.Uint32(b[segmentOffBlock:])),
 		grid:        int(le.Uint32(b[segmentOffGrid:])),
+
+		previousRecord: le.Uint32(b[segmentOffRecordCRC:]),
 	}
 	if h.grid != gridBytes || h.size < segmentDataOffset || (h.sequence != 0 && h.first == 0) {
 		return segmentHeader{}, fmt.Errorf("%w: grid %d, size %d, first LSN %d", ErrSegmentCorrupt, h.grid, h.size, h.first)
@@ -166,6 +173,37 @@ func (s *segment) ReadAt(p []byte, off int64) error {
 		return fmt.Errorf("read log segment %s at %d: %w", s.name, off, err)
 	}
 	return nil
+}
+
+// ReadRecord reads the record whose payload begins at off, header and all, into buf, which has room for its header and
+// the longest payload, and checks its CRC. expect is how long the payload probably is, in bytes. A record that is not
+// lsn, or not whole, is a *CorruptError.
+func (s *segment) ReadRecord(buf []byte, off int64, lsn block.LSN, blockBytes, expect int) (Record, error) {
+	at := off - RecordHeaderBytes
+	corrupt := func(err error) error {
+		return &CorruptError{Segment: s.name, Offset: at, LSN: lsn, Durable: lsn, Reason: err}
+	}
+	have := RecordHeaderBytes + expect
+	if err := s.ReadAt(buf[:have], at); err != nil {
+		return Record{}, err
+	}
+	n, err := recordLength(buf[:RecordHeaderBytes])
+	if err != nil {
+		return Record{}, corrupt(err)
+	}
+	if n > have {
+		if err := s.ReadAt(buf[have:n], at+int64(have)); err != nil {
+			return Record{}, err
+		}
+	}
+	r, _, err := decodeRecord(buf[:n], blockBytes)
+	if err == nil && r.LSN != lsn {
+		err = fmt.Errorf("%w: it is record %d", ErrRecordCorrupt, r.LSN)
+	}
+	if err != nil {
+		return Record{}, corrupt(err)
+	}
+	return r, nil
 }
 
 // ReadNoWait is ReadAt where the bytes are in memory, and syscall.EAGAIN where they are not.

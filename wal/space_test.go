@@ -122,7 +122,7 @@ func TestI9NoSpaceForSegments(t *testing.T) {
 	if n := m.fillUp(20); n == 0 {
 		t.Error("no room though the file system has some again")
 	}
-	if u := m.log.Usage(); u.BudgetBytes <= small.BudgetBytes || u.Segments <= small.Segments {
+	if u := m.log.Usage(); u.BudgetBytes != testBudget/testSegment*(testSegment-4096) || u.Segments <= small.Segments {
 		t.Errorf("usage is %+v, it was %+v without room", u, small)
 	}
 	m.sync()
@@ -174,6 +174,9 @@ func TestL11ReserveForTrims(t *testing.T) {
 	}
 	if trims == 0 {
 		t.Error("no trim after data were refused")
+	}
+	if err := m.log.Prepare(); err != nil {
+		t.Error(err)
 	}
 	m.logFiles()
 	for range 20 { // opened, flushed and closed again and again, without a checkpoint
@@ -292,12 +295,32 @@ func TestL11LargestRecord(t *testing.T) {
 	_ = m.log.Append(m.writes(most+1), 1)
 }
 
-const gatedEpochs = 105
+const gatedEpochs = 94
 
-// gatedDir is a directory whose next rename can be held up.
+// gatedDir is a directory whose next rename, and whose files' next sync, can be held up.
 type gatedDir struct {
 	wal.FS
-	gate func() error // of the next rename; nil lets it pass
+	gate     func() error // of the next rename; nil lets it pass
+	syncGate func()       // called before the next sync of a file that was there
+}
+
+// gatedFile is a file of a gatedDir.
+type gatedFile struct {
+	wal.File
+	dir *gatedDir
+}
+
+func (d *gatedDir) Open(name string) (wal.File, error) {
+	f, err := d.FS.Open(name)
+	return &gatedFile{f, d}, err
+}
+
+func (f *gatedFile) Sync() error {
+	if gate := f.dir.syncGate; gate != nil {
+		f.dir.syncGate = nil
+		gate()
+	}
+	return f.File.Sync()
 }
 
 func (d *gatedDir) Rename(oldName, newName string) error {
@@ -310,13 +333,21 @@ func (d *gatedDir) Rename(oldName, newName string) error {
 	return d.FS.Rename(oldName, newName)
 }
 
-// newGatedMachine has a log whose directory can be held up, and whose only segment has 15 KiB left. That is full of
-// epoch starts, because these want no other segment at hand.
+// newGatedMachine has a log whose directory can be held up. Of its budget of six segments it has four, and the last has
+// 15 KiB left: the next append of data needs both others, so it has to wait for a segment that Prepare is making. The
+// last one is full of epoch starts, because these want no other segment at hand.
 func newGatedMachine(t testing.TB) (*machine, *gatedDir) {
 	t.Helper()
 	m := newMachine(t, disk.Config{})
+	m.append(20)
+	m.append(130)
+	m.append(130)
+	m.append(10)
 	for range gatedEpochs {
 		m.startEpoch()
+	}
+	if n := m.logFiles(); n != testBudget/testSegment-2 {
+		t.Fatalf("%d segments", n)
 	}
 	m.super.Epoch = gatedEpochs
 	m.close()
@@ -371,7 +402,7 @@ func TestI10AppendThatWaitedForPrepare(t *testing.T) {
 			for range 20 { // epoch starts do not wait for a segment, and these leave no room for 20 blocks
 				m.startEpoch()
 			}
-		}, nil, nil, 22},
+		}, nil, wal.ErrFull, 20}, // it would go on to two segments now, and leave none
 		"no room": {none, syscall.ENOSPC, wal.ErrFull, 0},
 		"closed":  {func(m *machine) { m.close() }, nil, wal.ErrClosed, 0},
 		"failed": {func(m *machine) {
@@ -385,11 +416,12 @@ func TestI10AppendThatWaitedForPrepare(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m, dir := newGatedMachine(t)
-				changes := m.writes(20, 130) // 20 blocks fit in the first segment, with nothing between
+				before := m.log.Head()
+				changes := m.writes(20, 130) // 20 blocks fit in the segment, with nothing between
 				if err := m.appendBehindPrepare(dir, func() { c.meanwhile(m) }, c.outcome, changes); !errors.Is(err, c.want) {
 					t.Errorf("append: %v, want %v", err, c.want)
 				}
-				m.wantHead(gatedEpochs + c.more)
+				m.wantHead(before + c.more)
 				if c.want == wal.ErrClosed {
 					if open := m.disk.OpenHandles(); len(open) > 0 {
 						t.Errorf("left open: %v", open)
@@ -407,12 +439,6 @@ func TestI10AppendThatWaitedForPrepare(t *testing.T) {
 func TestI10BudgetBehindPrepare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, dir := newGatedMachine(t)
-		m.append(130)
-		m.append(130)
-		m.append(10) // goes on to the segment at hand, and wants no other yet
-		if n := m.logFiles(); n != testBudget/testSegment-2 {
-			t.Fatalf("%d segments", n)
-		}
 		before := m.log.Head()
 		release, held := make(chan struct{}), make(chan struct{})
 		dir.gate = func() error {
@@ -441,6 +467,35 @@ func TestI10BudgetBehindPrepare(t *testing.T) {
 			t.Errorf("%d appends succeeded, head %d after %d; there is room for one, and for the reserve", taken, m.log.Head(), before)
 		}
 		m.logFiles()
+	})
+}
+
+// TestI10MarkBehindPrepare: a mark that needs the last segment of the budget waits for it, and makes none of its own.
+func TestI10MarkBehindPrepare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, dir := newGatedMachine(t)
+		for range 15872/512 + (testSegment-4096)/512 { // the rest of this segment, and all of the next
+			m.startEpoch()
+		}
+		m.sync()
+		release, held := make(chan struct{}), make(chan struct{})
+		dir.gate = func() error {
+			close(held)
+			<-release
+			return nil
+		}
+		prepared, marked := make(chan error, 1), make(chan error, 1)
+		go func() { prepared <- m.log.Prepare() }()
+		<-held
+		go func() { marked <- m.log.Mark() }()
+		synctest.Wait()
+		close(release)
+		if err := errors.Join(<-prepared, <-marked); err != nil {
+			t.Error(err)
+		}
+		if n := m.logFiles(); n != testBudget/testSegment || !m.log.Marked() {
+			t.Errorf("%d files, marked %v", n, m.log.Marked())
+		}
 	})
 }
 

@@ -118,12 +118,23 @@ func TestL2StaleSuccessors(t *testing.T) {
 				m.powerCut(keep)
 				m.open()
 				m.wantHead(last + 1)
-				for range 5 { // on to that place and beyond
+				for range 2 { // to where the stale segment would begin, and a checkpoint there
+					m.append(1)
+				}
+				m.sync()
+				m.checkpoint(m.log.Head())
+				m.powerCut(disk.KeepNone())
+				m.open()
+				m.wantHead(last + 3)
+				if n := len(m.found); n != 0 {
+					t.Errorf("%d records after the checkpoint", n)
+				}
+				for range 5 { // and beyond
 					m.append(30)
 					m.kill()
 					m.open()
 				}
-				m.wantHead(last + 6)
+				m.wantHead(last + 8)
 				m.wantReadable()
 				m.close()
 			})

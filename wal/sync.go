@@ -69,7 +69,7 @@ func (l *Log) Marked() bool { return l.marked.Load() == l.durable.Load() }
 func (l *Log) Mark() error {
 	durable := l.Durable()
 	if l.marked.Load() >= uint64(durable) {
-		return nil
+		return l.Err()
 	}
 	if err := l.appendMark(); err != nil {
 		return err
@@ -84,22 +84,10 @@ func (l *Log) Mark() error {
 func (l *Log) appendMark() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.writableLocked(); err != nil {
+	if err := l.admitMarkLocked(); err != nil {
 		return err
 	}
 	current := l.chain[len(l.chain)-1]
-	if current.end+frameHeaderBytes > l.cfg.SegmentBytes {
-		if l.availableLocked() == 0 {
-			return ErrFull
-		}
-		if err := l.readyLocked(1); err != nil {
-			return err
-		}
-		if err := l.rotateLocked(); err != nil {
-			return err
-		}
-		current = l.chain[len(l.chain)-1]
-	}
 	f := frame{
 		previous:    l.lastCRC,
 		incarnation: l.incarnation,
@@ -109,4 +97,27 @@ func (l *Log) appendMark() error {
 		committed:   block.LSN(l.committed.Load()),
 	}
 	return l.writeFrameLocked(current, f, nil, 0)
+}
+
+// admitMarkLocked makes room for a frame without records, in the next segment if need be.
+func (l *Log) admitMarkLocked() error {
+	for {
+		if err := l.writableLocked(); err != nil {
+			return err
+		}
+		if l.chain[len(l.chain)-1].end+frameHeaderBytes <= l.cfg.SegmentBytes {
+			return nil
+		}
+		if l.availableLocked() == 0 {
+			return ErrFull
+		}
+		if l.preparing && l.atHandLocked() == 0 {
+			l.prepared.Wait() // there may be no other file
+			continue
+		}
+		if err := l.readyLocked(1); err != nil {
+			return err
+		}
+		return l.rotateLocked()
+	}
 }

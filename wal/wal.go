@@ -17,6 +17,8 @@ import (
 var (
 	// ErrFull means that the budget has no room for the append until Reclaim frees some.
 	ErrFull = errors.New("the log is full")
+	// ErrPinned means that there will be room as soon as readers let go of segments that were reclaimed.
+	ErrPinned = errors.New("the log is full until readers let go of it")
 	// ErrFailed means that a write or sync of the log failed: it takes no appends until it is opened again.
 	ErrFailed = fmt.Errorf("the log failed and takes no more changes until it is reopened: %w", syscall.EIO)
 	// ErrClosed means that the log was closed.
@@ -39,6 +41,7 @@ type Config struct {
 	Incarnation uint64      // of the last open
 	Checkpoint  block.LSN   // records after it are replayed
 	Durable     block.LSN   // every record up to it was durable once: one that is missing is damage
+	Committed   block.LSN   // newest known committed
 	Epoch       block.Epoch // newest seen
 	Cuts        []Cut
 }
@@ -102,6 +105,7 @@ type Log struct {
 	incarnation uint64     // 0 until Start
 	epoch       block.Epoch
 	lastCRC     uint32     // of the newest frame
+	lastRecord  uint32     // CRC of the newest record; 0 where it is not known
 	unsynced    []*segment // written since their last sync, in order of the chain
 	started     bool       // Start was called
 	closed      bool
@@ -138,8 +142,9 @@ type Log struct {
 // extent is a part of a segment.
 type extent struct {
 	segment    *segment
-	start, end int64
+	start, end int64 // of one frame, without padding
 	last       block.LSN
+	crc        uint32 // of the frame
 }
 
 // Head returns the newest LSN.
@@ -245,6 +250,15 @@ func (l *Log) availableLocked() int {
 	return l.maxFilesLocked() - len(l.chain) + l.reclaimableLocked()
 }
 
+// checkpointedLocked is how many of the oldest segments hold nothing that is wanted, but for readers.
+func (l *Log) checkpointedLocked() int {
+	n := 0
+	for n < len(l.chain)-1 && l.chain[n].last <= l.reclaim {
+		n++
+	}
+	return n
+}
+
 // reclaimableLocked is how many of the oldest segments hold nothing that is wanted.
 func (l *Log) reclaimableLocked() int {
 	n := 0
@@ -252,14 +266,6 @@ func (l *Log) reclaimableLocked() int {
 		n++
 	}
 	return n
-}
-
-// Pinned tells whether a reader alone keeps the oldest segment from being recycled.
-func (l *Log) Pinned() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := l.chain[0]
-	return len(l.chain) > 1 && s.last <= l.reclaim && s.pins.Load() > 0
 }
 
 // Close closes the files. It syncs nothing.

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -66,6 +67,7 @@ type walker struct {
 
 	next        block.LSN // expected
 	lastCRC     uint32
+	lastRecord  uint32 // CRC of the newest record; 0 where it is not known
 	incarnation uint64
 	mark        block.LSN // highest durable mark seen in the chain
 	committed   block.LSN
@@ -103,7 +105,7 @@ func (w *walker) segment(s *segment) (why, fatal error) {
 			if isChainEnd(err) {
 				return err, nil
 			}
-			return nil, fmt.Errorf("log segment %s at %d: %w", s.name, s.end, err)
+			return err, fmt.Errorf("log segment %s at %d: %w", s.name, s.end, err)
 		}
 		if fatal := w.accept(s, f, records); fatal != nil {
 			return nil, fatal
@@ -113,6 +115,9 @@ func (w *walker) segment(s *segment) (why, fatal error) {
 
 // isChainEnd tells an error that says "no frame of the log here" from one of the disk or of the caller's.
 func isChainEnd(err error) bool {
+	if errors.Is(err, ErrNewer) {
+		return false
+	}
 	for _, e := range []error{errStale, ErrFrameMagic, ErrFrameVersion, ErrFrameTorn, ErrFrameCorrupt, io.ErrUnexpectedEOF} {
 		if errors.Is(err, e) {
 			return true
@@ -170,6 +175,7 @@ func (w *walker) accept(s *segment, f *frame, records []walked) error {
 			void = len(records) - i
 			break
 		}
+		w.lastRecord = r.CRC
 		if w.onRecord != nil {
 			if err := w.onRecord(r.Record, Position{Segment: s.sequence, Offset: s.end + int64(r.payload)}); err != nil {
 				return fmt.Errorf("replay record %d: %w", r.LSN, err)
@@ -188,7 +194,7 @@ func (w *walker) accept(s *segment, f *frame, records []walked) error {
 	if f.records == 0 {
 		last = w.next
 	}
-	w.tail = append(w.tail, extent{segment: s, start: s.end, end: end, last: last})
+	w.tail = append(w.tail, extent{segment: s, start: s.end, end: s.end + f.size(), last: last, crc: f.crc})
 	proved := 0
 	for proved < len(w.tail) && w.tail[proved].last <= w.mark {
 		proved++
@@ -200,23 +206,33 @@ func (w *walker) accept(s *segment, f *frame, records []walked) error {
 
 // highestMark looks in one segment from off on, at every place of the grid, for frames of the last incarnation, and
 // returns the highest durable mark in them. Frames count whole or not, in the chain or not: each was written by this
-// log after everything up to its mark was durable.
+// log after everything up to its mark was durable. What can not be read is passed over: one frame that can is enough.
 func (w *walker) highestMark(s *segment, off int64) (block.LSN, error) {
 	win := &window{file: s.file, size: s.size, buf: w.buf}
 	var highest block.LSN
+	var unreadable error
+	defer func() {
+		if unreadable != nil {
+			w.cfg.Logger.Warn().Err(unreadable).Str("segment", s.name).Msg("a part of the log behind its end can not be read")
+		}
+	}()
 	for ; off+frameHeaderBytes <= s.size; off += gridBytes {
 		b, err := win.at(off, frameHeaderBytes)
 		if err != nil {
-			return 0, fmt.Errorf("look for later frames in log segment %s: %w", s.name, err)
+			unreadable = cmp.Or(unreadable, err)
+			continue
 		}
 		f, err := decodeFrameHeader(b)
 		if err != nil || f.incarnation < w.cfg.Incarnation || f.durable <= highest || off+f.size() > s.size {
 			continue
 		}
 		if b, err = win.at(off, int(f.size())); err != nil {
-			return 0, fmt.Errorf("look for later frames in log segment %s: %w", s.name, err)
+			unreadable = cmp.Or(unreadable, err)
+			continue
 		}
-		if _, err := decodeFrame(b, w.seed, w.cfg.BlockBytes, false, nil); err != nil {
+		if _, err := decodeFrame(b, w.seed, w.cfg.BlockBytes, false, nil); errors.Is(err, ErrNewer) {
+			return 0, fmt.Errorf("log segment %s at %d: %w", s.name, off, err)
+		} else if err != nil {
 			continue
 		}
 		if f.incarnation > w.cfg.Incarnation {
