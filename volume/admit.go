@@ -3,6 +3,7 @@ package volume
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"lockstep/block"
 	"lockstep/wal"
@@ -184,6 +185,10 @@ func (v *Volume) append(records []wal.Change, own *partial) error {
 	for {
 		seen := block.LSN(v.checkpoint.Load())
 		err := v.tryAppend(records, own)
+		if errors.Is(err, wal.ErrPinned) {
+			time.Sleep(time.Millisecond) // a reader holds the oldest segment, for as long as its disk takes
+			continue
+		}
 		if !errors.Is(err, wal.ErrFull) {
 			return err
 		}

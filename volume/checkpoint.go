@@ -29,6 +29,9 @@ type checkpoint struct {
 	frozen *dirtyIndex
 	bytes  int64 // of the log that it frees
 	buf    []byte
+	record []byte        // for a record that is copied from
+	cut    []byte        // for the last one that was overwritten in part,
+	last   wal.Record    // which is this; LSN 0: none
 	slow   bool          // the base image zeroes slowly
 	zeroes []block.Range // pending after this checkpoint
 }
@@ -85,6 +88,8 @@ func (v *Volume) freeze() *checkpoint {
 	x.Lock()
 	defer x.Unlock()
 	c := &checkpoint{v: v, upTo: head, frozen: x.active, bytes: x.bytes, buf: make([]byte, min(copyBytes, v.sizeBytes)), slow: v.base.slow()}
+	c.record = make([]byte, wal.RecordHeaderBytes+min(wal.MaxPayloadBytes, v.sizeBytes))
+	c.cut = make([]byte, len(c.record))
 	x.active, x.frozen, x.bytes = newDirtyIndex(v.blockBytes), c.frozen, 0
 	return c
 }
@@ -220,24 +225,44 @@ func (c *checkpoint) allocate(ctx context.Context) error {
 	return c.runs(ctx, func(r block.Range, _ []dirty) error { return noRoom(c.v.base.allocate(r)) })
 }
 
-// copy writes the data.
+// copy writes the data. Each record is checked before: what the base image gets has no checksum after.
 func (c *checkpoint) copy(ctx context.Context) error {
 	v := c.v
 	return c.runs(ctx, func(r block.Range, entries []dirty) error {
-		n := int64(0)
-		for _, d := range entries {
-			// Not pinned: what is frozen is not reclaimed before finish.
-			s := v.log.Pin(d.position.Segment)
-			length := int64(d.count) * v.blockBytes
-			err := s.ReadAt(c.buf[n:n+length], d.position.Offset)
-			s.Unpin()
+		n := 0
+		for i := range entries {
+			data, err := c.data(&entries[i])
 			if err != nil {
 				return err
 			}
-			n += length
+			n += copy(c.buf[n:], data)
 		}
 		return v.base.write(c.buf[:n], int64(r.Start)*v.blockBytes)
 	})
+}
+
+// data returns what the entry's blocks hold, valid until the next call. What is frozen is not reclaimed before finish.
+// The parts that are left of a record come one after the other, with others between, so that record is kept.
+func (c *checkpoint) data(d *dirty) ([]byte, error) {
+	v := c.v
+	skip, length := int64(d.skip)*v.blockBytes, int64(d.count)*v.blockBytes
+	r := c.last
+	if r.LSN != d.lsn {
+		s := v.log.Pin(d.position.Segment)
+		var err error
+		r, err = s.ReadRecord(c.record, d.position.Offset-skip, d.lsn, int(v.blockBytes), int(skip+length))
+		s.Unpin()
+		if err != nil {
+			return nil, err
+		}
+		if int64(len(r.Payload)) > length {
+			c.record, c.cut, c.last = c.cut, c.record, r
+		}
+	}
+	if r.Type != wal.RecordWrite || skip+length > int64(len(r.Payload)) {
+		panic(fmt.Sprintf("volume: blocks %d+%d of record %d, which has %d bytes", d.skip, d.count, d.lsn, len(r.Payload)))
+	}
+	return r.Payload[skip:][:length], nil
 }
 
 // writeMap raises the change map's entries and makes them durable.
@@ -321,10 +346,6 @@ func (v *Volume) makeRoom(seen block.LSN) error {
 	}
 	if err != nil || moved {
 		return err
-	}
-	if v.log.Pinned() {
-		time.Sleep(time.Millisecond) // a reader holds the oldest segment, for as long as its disk takes
-		return nil
 	}
 	return ErrNoSpace
 }

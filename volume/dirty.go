@@ -12,6 +12,7 @@ type dirty struct {
 	count    uint64 // blocks
 	lsn      block.LSN
 	kind     wal.RecordType // RecordWrite, RecordZero or RecordTrim
+	skip     uint32         // blocks of the record before the first one; of a write only
 	position wal.Position   // of the first block's data in the log; of a write only
 }
 
@@ -31,6 +32,7 @@ func (x *dirtyIndex) len() int { return x.tree.Len() }
 func (x *dirtyIndex) tailOf(start uint64, d dirty, at uint64) dirty {
 	d.count -= at - start
 	if d.kind == wal.RecordWrite {
+		d.skip += uint32(at - start)
 		d.position.Offset += int64(at-start) * x.blockBytes
 	}
 	return d
