@@ -17,6 +17,7 @@ func (m *indexModel) put(start uint64, d dirty) {
 	for i := range d.count {
 		m[start+i] = dirty{count: 1, lsn: d.lsn, kind: d.kind, position: d.position}
 		if d.kind == wal.RecordWrite {
+			m[start+i].skip = uint32(i)
 			m[start+i].position.Offset += int64(i) * testBlock
 		}
 	}
