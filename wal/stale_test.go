@@ -84,13 +84,7 @@ func TestL2StaleSuccessors(t *testing.T) {
 					m.sync()
 					m.checkpoint(m.log.Head())
 				}
-				m.append(120)
-				if err := m.log.Prepare(); err != nil {
-					t.Fatal(err)
-				}
-				for m.log.Usage().Segments < 2 {
-					t.Fatal("no segment to go on to")
-				}
+				m.append(100)
 				m.sync()
 				for m.sent[m.log.Head()].position.Offset < testSegment-24<<9 {
 					m.append(1)
@@ -118,23 +112,26 @@ func TestL2StaleSuccessors(t *testing.T) {
 				m.powerCut(keep)
 				m.open()
 				m.wantHead(last + 1)
-				for range 2 { // to where the stale segment would begin, and a checkpoint there
+				for range 4 {
 					m.append(1)
 				}
 				m.sync()
-				m.checkpoint(m.log.Head())
+				if m.sent[m.log.Head()].position.Segment != segment {
+					t.Fatal("the records that are checkpointed are not in the old segment")
+				}
+				m.checkpoint(last + 2) // where the stale segment would begin
 				m.powerCut(disk.KeepNone())
 				m.open()
-				m.wantHead(last + 3)
-				if n := len(m.found); n != 0 {
-					t.Errorf("%d records after the checkpoint", n)
+				m.wantHead(last + 5)
+				if n := len(m.found); n != 3 {
+					t.Errorf("%d records after the checkpoint, want 3", n)
 				}
 				for range 5 { // and beyond
 					m.append(30)
 					m.kill()
 					m.open()
 				}
-				m.wantHead(last + 8)
+				m.wantHead(last + 10)
 				m.wantReadable()
 				m.close()
 			})
