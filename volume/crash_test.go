@@ -29,6 +29,7 @@ func recoverTest(c *disk.Case) error {
 		func() error { return d.write(4, 1) },
 		d.flush,
 		d.readAll,
+		d.sound,
 		d.close,
 	)
 }
@@ -48,10 +49,7 @@ func history(run func(*driver) error) disk.History {
 			if err != nil {
 				return err
 			}
-			if err := run(d); err != nil {
-				return err
-			}
-			return d.close()
+			return each(func() error { return run(d) }, d.sound, d.close)
 		},
 		Recover: recoverTest,
 	}
@@ -208,10 +206,7 @@ func TestI5RandomCrashes(t *testing.T) {
 		if err := c.Model.CheckRecovered(d.v.Read); err != nil {
 			return err
 		}
-		if err := randomRun(d, 30); err != nil {
-			return err
-		}
-		return d.close()
+		return each(func() error { return randomRun(d, 30) }, d.sound, d.close)
 	}
 	disk.Random(t, h)
 }

@@ -208,6 +208,14 @@ func (d *driver) close() error {
 	return err
 }
 
+// sound is for the end of a history without faults: nothing was refused.
+func (d *driver) sound() error {
+	if d.refused != nil {
+		return fmt.Errorf("%w: without a fault: %w", disk.ErrContradiction, d.refused)
+	}
+	return nil
+}
+
 // each runs the steps until one ends the history.
 func each(steps ...func() error) error {
 	for _, s := range steps {
