@@ -40,12 +40,24 @@ type checkpoint struct {
 const copyBytes = 1 << 20
 
 // Checkpoint moves everything that is now in the log to the base image. Where the base image has no room for it,
-// the log keeps it, and the error wraps ErrNoSpace. A cancelled checkpoint leaves everything in the log too.
+// the log keeps it, and the error wraps ErrNoSpace. So it does where it is cancelled, or another copy can not be waited
+// for.
 func (v *Volume) Checkpoint(ctx context.Context) error {
+	if err := v.awaitCopies(ctx); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
 	v.checkpointing.Lock()
 	defer v.checkpointing.Unlock()
 	_, err := v.checkpointLocked(ctx)
 	return err
+}
+
+// awaitCopies commits what there is before a checkpoint takes its lock, under which little is then left to wait for.
+func (v *Volume) awaitCopies(ctx context.Context) error {
+	if v.cfg.Committer == nil {
+		return nil
+	}
+	return v.flush(ctx)
 }
 
 // checkpointLocked runs one checkpoint; moved says that the superblock moved.
@@ -65,6 +77,8 @@ func (v *Volume) checkpointLocked(ctx context.Context) (moved bool, err error) {
 		switch {
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			return false, err
+		case errors.As(err, new(errCommit)):
+			return false, fmt.Errorf("checkpoint: %w", err)
 		case isNoSpace(err):
 			return false, fmt.Errorf("checkpoint: %w: %w", ErrNoSpace, err)
 		}
@@ -118,7 +132,7 @@ func (c *checkpoint) run(ctx context.Context) error {
 	if _, err := v.log.Sync(); err != nil {
 		return err
 	}
-	if err := v.commit(c.upTo); err != nil {
+	if err := v.commit(ctx, c.upTo); err != nil {
 		return err
 	}
 	if err := v.log.Mark(); err != nil && !errors.Is(err, wal.ErrFull) {
@@ -329,6 +343,9 @@ func (c *checkpoint) finish() error {
 // makeRoom is for a change that found the log full while the checkpoint stood at seen: it runs a checkpoint, or waits
 // for the one that runs, and returns ErrNoSpace where that can not help.
 func (v *Volume) makeRoom(seen block.LSN) error {
+	if err := v.awaitCopies(v.life); err != nil {
+		return err
+	}
 	v.checkpointing.Lock()
 	defer v.checkpointing.Unlock()
 	if v.header.current.Checkpoint != seen {

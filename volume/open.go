@@ -142,6 +142,7 @@ func openVolume(cfg Config) (*Volume, error) {
 		kick:    make(chan struct{}, 1),
 		zero:    make(chan struct{}, 1),
 	}
+	v.life, v.stop = context.WithCancel(context.Background())
 	v.partials.changed = sync.NewCond(&v.mu)
 	v.index.active = newDirtyIndex(v.blockBytes)
 	v.setPending(sb.PendingZero)
@@ -178,7 +179,8 @@ func (v *Volume) replay(r wal.Record, at wal.Position) error {
 	return nil
 }
 
-// start makes what recovery found durable (L4), begins a new incarnation (L2), and then a new epoch.
+// start makes what recovery found durable (L4), begins a new incarnation (L2), and then a new epoch. The superblock says
+// so twice, so that the volume opens again, and misses nothing of it, though either slot may rot.
 func (v *Volume) start() error {
 	if err := v.log.Harden(); err != nil {
 		return err
@@ -208,34 +210,62 @@ func (v *Volume) start() error {
 		return err
 	}
 	v.lineage = append(v.lineage, entry)
-	_, err = v.log.Sync()
-	return err
+	if _, err := v.log.Sync(); err != nil {
+		return err
+	}
+	return v.noteDurable() // now both slots have the incarnation
+}
+
+// noteDurable has the superblock say how far the log is durable.
+func (v *Volume) noteDurable() error {
+	next := v.header.current
+	if next.Durable >= v.log.Durable() {
+		return nil
+	}
+	next.Durable = v.log.Durable()
+	return v.header.write(next)
 }
 
 func (v *Volume) startEpoch(epoch block.Epoch) (block.EpochStart, error) {
 	return v.log.StartEpoch(epoch, v.cfg.newID(), v.cfg.NodeID, v.now().UnixNano())
 }
 
-// Close flushes, writes a durable mark and closes log and change map. It does not checkpoint, and does not close
-// what Config brought. After it, everything gets ErrClosed. It is safe to call twice.
+// Close makes the log durable on this node, has log and superblock say so, and closes log and change map. It does not
+// checkpoint, and does not close what Config brought. It waits for no other copy: what waits for one, and everything
+// after, gets ErrClosed. It is safe to call twice.
 func (v *Volume) Close() error {
+	v.stop()
+	v.checkpointing.Lock()
+	defer v.checkpointing.Unlock()
 	if v.closed.Load() {
 		return nil
 	}
-	err := v.Flush()
+	err := v.Err()
+	v.mu.Lock() // no change is under way
+	v.closed.Store(true)
+	v.mu.Unlock()
 	if err == nil {
-		if err = v.log.Mark(); errors.Is(err, wal.ErrFull) {
-			err = nil // everything is durable; only the log does not say so
-		}
+		err = v.seal()
 	}
-	if v.closed.Swap(true) {
-		return nil
-	}
-	v.checkpointing.Lock()
-	defer v.checkpointing.Unlock()
 	return errors.Join(err, v.closeFiles())
 }
 
+// seal makes everything that was logged durable, and says so in the log and in the superblock: should the end of the log
+// be lost, or an older one take its place, the next open knows.
+func (v *Volume) seal() error {
+	if err := v.syncLog(); err != nil {
+		return err
+	}
+	if err := v.log.Mark(); err != nil && !errors.Is(err, wal.ErrFull) {
+		return err
+	}
+	if err := v.noteDurable(); err != nil {
+		return v.fail(err)
+	}
+	return nil
+}
+
 func (v *Volume) closeFiles() error {
+	v.stop()
 	return errors.Join(v.log.Close(), v.changes.Close())
 }

@@ -96,7 +96,7 @@ func (v *Volume) runCheckpoints(ctx context.Context) {
 }
 
 // Tick does what is due at now: the durable mark after the last flush (L3), a sync of what nobody flushed, and a wake
-// of the checkpoints where the base image is long behind. Run calls it; errors show in Err.
+// of the checkpoints where the base image is long behind. It waits for no other copy. Run calls it; errors show in Err.
 func (v *Volume) Tick(now time.Time) {
 	if v.Err() != nil {
 		return
@@ -110,7 +110,7 @@ func (v *Volume) Tick(now time.Time) {
 	}
 	s.durable = durable
 	if due(&s.unsynced, now, head > durable, syncAfter) {
-		if err := v.Flush(); err != nil {
+		if err := v.syncLog(); err != nil {
 			return
 		}
 	}

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -30,8 +31,9 @@ var (
 
 // Committer makes records durable elsewhere too. Flush and checkpoints wait for it.
 type Committer interface {
-	// Commit returns once every record up to lsn, which is durable here, is so on every in-sync replica.
-	Commit(lsn block.LSN) error
+	// Commit returns nil once every record up to lsn, which is durable here, is so on every in-sync replica. When ctx
+	// ends it returns without waiting any longer. An error is no failure of this copy: Commit may be called again.
+	Commit(ctx context.Context, lsn block.LSN) error
 }
 
 // Config is what a volume needs from its surroundings.
@@ -75,6 +77,8 @@ func (cfg *Config) now() time.Time {
 // Volume is one open volume. Its methods may be called from many goroutines.
 type Volume struct {
 	cfg        Config
+	life       context.Context // ends when Close begins: nothing waits for other copies any longer
+	stop       context.CancelFunc
 	id         uuid.UUID
 	sizeBytes  int64
 	blockBytes int64
@@ -149,22 +153,44 @@ func (v *Volume) fail(err error) error {
 
 // Flush returns nil once every change whose Apply returned before the call is on stable storage, here and on every
 // in-sync replica.
-func (v *Volume) Flush() error {
+func (v *Volume) Flush() error { return v.flush(v.life) }
+
+func (v *Volume) flush(ctx context.Context) error {
 	if err := v.Err(); err != nil {
 		return err
 	}
-	lsn, err := v.log.Sync()
-	if err != nil {
+	target := v.log.Head() // what comes later is not waited for
+	if _, err := v.log.Sync(); err != nil {
 		return err
 	}
-	return v.commit(lsn)
+	return v.commit(ctx, target)
 }
 
-// commit waits for the other copies.
-func (v *Volume) commit(lsn block.LSN) error {
+// syncLog makes what was logged before the call durable on this node, and waits for no other copy.
+func (v *Volume) syncLog() error {
+	durable, err := v.log.Sync()
+	if err == nil && v.cfg.Committer == nil {
+		v.log.SetCommitted(durable)
+	}
+	return err
+}
+
+// errCommit marks the errors that are other copies' rather than this one's.
+type errCommit struct{ error }
+
+func (e errCommit) Unwrap() error { return e.error }
+
+// commit waits for the other copies, until ctx ends or the volume is closed. Its errors are errCommit.
+func (v *Volume) commit(ctx context.Context, lsn block.LSN) error {
 	if v.cfg.Committer != nil {
-		if err := v.cfg.Committer.Commit(lsn); err != nil {
-			return fmt.Errorf("commit up to record %d: %w", lsn, err)
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(v.life, cancel)()
+		if err := v.cfg.Committer.Commit(ctx, lsn); err != nil {
+			if v.life.Err() != nil {
+				err = ErrClosed
+			}
+			return errCommit{fmt.Errorf("commit up to record %d: %w", lsn, err)}
 		}
 	}
 	v.log.SetCommitted(lsn)
