@@ -44,7 +44,7 @@ const copyBytes = 1 << 20
 // for.
 func (v *Volume) Checkpoint(ctx context.Context) error {
 	if err := v.awaitCopies(ctx); err != nil {
-		return fmt.Errorf("checkpoint: %w", err)
+		return err
 	}
 	v.checkpointing.Lock()
 	defer v.checkpointing.Unlock()
@@ -57,7 +57,11 @@ func (v *Volume) awaitCopies(ctx context.Context) error {
 	if v.cfg.Committer == nil {
 		return nil
 	}
-	return v.flush(ctx)
+	err := v.flush(ctx)
+	if err != nil && ctx.Err() == nil {
+		return v.refuse(fmt.Errorf("checkpoint: %w", err))
+	}
+	return err
 }
 
 // checkpointLocked runs one checkpoint; moved says that the superblock moved.
@@ -73,17 +77,18 @@ func (v *Volume) checkpointLocked(ctx context.Context) (moved bool, err error) {
 	defer v.running.Store(false)
 	start := v.now()
 	if err := c.run(ctx); err != nil {
-		v.index.thaw()
+		v.index.thaw(c.bytes)
 		switch {
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			return false, err
 		case errors.As(err, new(errCommit)):
-			return false, fmt.Errorf("checkpoint: %w", err)
+			return false, v.refuse(fmt.Errorf("checkpoint: %w", err))
 		case isNoSpace(err):
-			return false, fmt.Errorf("checkpoint: %w: %w", ErrNoSpace, err)
+			return false, v.refuse(fmt.Errorf("checkpoint: %w: %w", ErrNoSpace, err))
 		}
 		return false, v.fail(fmt.Errorf("checkpoint: %w", err))
 	}
+	v.refused.Store(nil)
 	v.pacer.drained(c.bytes, v.now().Sub(start))
 	v.cfg.Logger.Debug().Uint64("lsn", uint64(c.upTo)).Int("ranges", c.frozen.len()).Int64("bytes", c.bytes).
 		Dur("took", v.now().Sub(start)).Msg("checkpoint")
@@ -343,6 +348,9 @@ func (c *checkpoint) finish() error {
 // makeRoom is for a change that found the log full while the checkpoint stood at seen: it runs a checkpoint, or waits
 // for the one that runs, and returns ErrNoSpace where that can not help.
 func (v *Volume) makeRoom(seen block.LSN) error {
+	if err := v.refusedFor(noSpaceRetry); err != nil {
+		return err
+	}
 	if err := v.awaitCopies(v.life); err != nil {
 		return err
 	}
@@ -351,16 +359,13 @@ func (v *Volume) makeRoom(seen block.LSN) error {
 	if v.header.current.Checkpoint != seen {
 		return nil // the one before us made room
 	}
-	if v.now().Before(v.noSpaceUntil) {
-		return ErrNoSpace
+	if err := v.refusedFor(noSpaceRetry); err != nil { // the one before us did not
+		return err
 	}
 	if v.growLog() {
 		return nil
 	}
 	moved, err := v.checkpointLocked(context.Background())
-	if errors.Is(err, ErrNoSpace) {
-		v.noSpaceUntil = v.now().Add(noSpaceRetry)
-	}
 	if err != nil || moved {
 		return err
 	}
@@ -376,5 +381,29 @@ func (v *Volume) growLog() bool {
 	return v.log.Usage().Segments > before
 }
 
-// noSpaceRetry is how long changes fail at once after a checkpoint found no room, so that not each of them tries.
-const noSpaceRetry = 100 * time.Millisecond
+const (
+	// noSpaceRetry is how long changes fail at once after a checkpoint found no room, so that not each of them tries.
+	noSpaceRetry = 100 * time.Millisecond
+	// backgroundRetry is how long the background waits before it tries again.
+	backgroundRetry = time.Second
+)
+
+// refusal is why, and when, a checkpoint left everything in the log.
+type refusal struct {
+	err error
+	at  time.Time
+}
+
+// refuse notes that a checkpoint could not do its work, and returns why.
+func (v *Volume) refuse(err error) error {
+	v.refused.Store(&refusal{err: err, at: v.now()})
+	return err
+}
+
+// refusedFor returns why the last checkpoint could not do its work, where that was less than d ago.
+func (v *Volume) refusedFor(d time.Duration) error {
+	if r := v.refused.Load(); r != nil && v.now().Sub(r.at) < d {
+		return r.err
+	}
+	return nil
+}

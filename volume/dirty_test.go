@@ -90,7 +90,7 @@ func TestDirtyIndexAgainstModel(t *testing.T) {
 }
 
 // TestIndexLayers: what is active lies over what is frozen, this over what is pending; thawing changes nothing of what
-// is found.
+// is found, at any moment, while changes go on.
 func TestIndexLayers(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	var x index
@@ -128,8 +128,19 @@ func TestIndexLayers(t *testing.T) {
 		}
 	}
 	check()
-	x.thaw()
+	for lsn := block.LSN(3); !x.thawSome(1); lsn++ {
+		check()
+		if lsn < 20 { // changes go on
+			r := randomRange(rng)
+			d := dirty{count: r.Count, lsn: lsn, kind: wal.RecordZero}
+			x.active.put(r.Start, d)
+			m.put(r.Start, d)
+		}
+	}
 	check()
+	if x.frozen != nil || x.active.len() == 0 {
+		t.Fatalf("thawed: %d entries are active, frozen: %v", x.active.len(), x.frozen != nil)
+	}
 }
 
 func BenchmarkDirtyIndexPut(b *testing.B) {

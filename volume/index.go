@@ -12,7 +12,7 @@ import (
 type index struct {
 	sync.RWMutex
 	active  *dirtyIndex
-	frozen  *dirtyIndex // nil while no checkpoint has begun; never changed while it is set
+	frozen  *dirtyIndex // nil while no checkpoint has begun; while one runs it never changes
 	pending *dirtyIndex // zeroes only
 	// bytes is what the active entries take in the log, covered ones included.
 	bytes int64
@@ -104,13 +104,30 @@ func (x *index) load() (entries int, bytes int64) {
 	return x.active.len(), x.bytes
 }
 
-// thaw undoes the freeze: what was frozen is overlaid with what is active.
-func (x *index) thaw() {
+// thawSlice is how many entries thaw moves under one hold of the lock.
+const thawSlice = 1024
+
+// thaw undoes the freeze of entries that take so many bytes in the log: what is frozen is overlaid with what is active,
+// in slices, so that nobody waits long for the lock. At any moment active is newer than frozen.
+func (x *index) thaw(bytes int64) {
+	for !x.thawSome(thawSlice) {
+	}
 	x.Lock()
 	defer x.Unlock()
-	x.active.each(0, func(start uint64, d dirty) bool {
+	x.bytes += bytes
+}
+
+// thawSome moves at most n active entries; done says that nothing is frozen any more.
+func (x *index) thawSome(n int) (done bool) {
+	x.Lock()
+	defer x.Unlock()
+	for ; n > 0; n-- {
+		start, d, ok := x.active.tree.PopMin()
+		if !ok {
+			x.active, x.frozen = x.frozen, nil
+			return true
+		}
 		x.frozen.put(start, d)
-		return true
-	})
-	x.active, x.frozen = x.frozen, nil
+	}
+	return false
 }

@@ -3,6 +3,8 @@ package volume
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -97,7 +99,8 @@ func (c *checkpoint) nextPending() ([]block.Range, error) {
 	return ranges, nil
 }
 
-// zeroPending zeroes some of what is pending, durably, and takes it off the list; more says that there is more.
+// zeroPending zeroes some of what is pending, durably, and takes it off the list; more says that there is more. Where the
+// base image has no room for the zeroes they stay pending, and the error wraps ErrNoSpace.
 func (v *Volume) zeroPending(ctx context.Context) (more bool, err error) {
 	v.checkpointing.Lock()
 	defer v.checkpointing.Unlock()
@@ -109,9 +112,13 @@ func (v *Volume) zeroPending(ctx context.Context) (more bool, err error) {
 	if len(left) == 0 {
 		return false, nil
 	}
+	var full error
 	for end := v.now().Add(pendingHold); len(left) > 0 && ctx.Err() == nil; {
 		r := block.Range{Start: left[0].Start, Count: min(left[0].Count, slice)}
-		if err := v.base.zero(r, true); err != nil {
+		if err := noRoom(v.base.zero(r, true)); isNoSpace(err) {
+			full = fmt.Errorf("%w: %w", ErrNoSpace, err)
+			break
+		} else if err != nil {
 			return false, v.fail(err)
 		}
 		left[0].Start, left[0].Count = r.End(), left[0].Count-r.Count
@@ -131,22 +138,31 @@ func (v *Volume) zeroPending(ctx context.Context) (more bool, err error) {
 		return false, v.fail(err)
 	}
 	v.setPending(left)
-	return len(left) > 0, nil
+	return full == nil && len(left) > 0, full
 }
 
 func (v *Volume) setPending(ranges []block.Range) {
 	v.index.Lock()
-	defer v.index.Unlock()
 	v.index.pending = newPending(ranges, v.blockBytes)
-	if len(ranges) > 0 {
-		select {
-		case v.zero <- struct{}{}:
-		default: // the background knows already
-		}
+	v.index.Unlock()
+	v.wakeZeroes()
+}
+
+// wakeZeroes tells the background of zeroes that are pending.
+func (v *Volume) wakeZeroes() {
+	v.index.RLock()
+	defer v.index.RUnlock()
+	if v.index.pending.len() == 0 {
+		return
+	}
+	select {
+	case v.zero <- struct{}{}:
+	default: // the background knows already
 	}
 }
 
 func (v *Volume) runZeroes(ctx context.Context) {
+	full := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -154,7 +170,12 @@ func (v *Volume) runZeroes(ctx context.Context) {
 		case <-v.zero:
 		}
 		for more := true; more && ctx.Err() == nil; {
-			more, _ = v.zeroPending(ctx) // an error shows in Err
+			var err error
+			more, err = v.zeroPending(ctx) // a failure shows in Err
+			if err != nil && !full && errors.Is(err, ErrNoSpace) {
+				v.cfg.Logger.Warn().Err(err).Msg("the base image has no room for zeroes; they stay pending")
+			}
+			full = err != nil
 		}
 	}
 }

@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"syscall"
 	"testing"
 
 	"lockstep/test/disk"
@@ -127,6 +128,53 @@ func TestL10LogIsReclaimedBeforeZeroing(t *testing.T) {
 	if !zeroed {
 		t.Fatal("nothing was ever zeroed")
 	}
+}
+
+// TestL10PendingZeroesWaitForRoom: the base image has no room to write zeroes. They stay pending, across a restart too,
+// and are written when there is room; what was zeroed before is off the list.
+func TestL10PendingZeroesWaitForRoom(t *testing.T) {
+	c := &disk.Case{Disk: disk.New(disk.Config{}), Model: disk.NewModel(testModel())}
+	if err := create(slowConfig(c.Disk), Geometry{SizeBytes: testSize, BlockSize: testBlock, LogBudgetBytes: testBudget}, testSegmentBytes); err != nil {
+		t.Fatal(err)
+	}
+	open := func() *driver {
+		t.Helper()
+		d, err := openSlow(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	d := open()
+	d.must(t, func() error { return d.write(0, 100) }, d.checkpoint, func() error { return d.trim(0, 90) }, d.checkpoint)
+	for _, errno := range []error{syscall.ENOSPC, syscall.EDQUOT} {
+		zeroed := 0
+		c.Disk.SetPlan(func(op disk.Op) error {
+			if op.Kind != disk.OpZero {
+				return nil
+			}
+			if zeroed++; zeroed > 1 {
+				return errno
+			}
+			return nil
+		})
+		before := d.v.header.current.PendingZero[0]
+		if more, err := d.v.zeroPending(t.Context()); more || !errors.Is(err, ErrNoSpace) || d.v.Err() != nil {
+			t.Fatalf("more: %v, %v; failed: %v", more, err, d.v.Err())
+		}
+		if left := d.v.header.current.PendingZero; zeroed != 2 || len(left) != 1 || left[0].Start != before.Start+4<<10/testBlock || left[0].End() != before.End() {
+			t.Fatalf("after %d calls %+v of %+v is pending", zeroed, left, before)
+		}
+		c.Disk.SetPlan(nil)
+		d.must(t, d.readAll, d.close)
+		d = open()
+	}
+	<-d.v.zero // the open told the background
+	d.v.Tick(d.v.now())
+	if len(d.v.zero) != 1 {
+		t.Fatal("no tick tells the background to try again")
+	}
+	d.must(t, d.readAll, d.zeroAll, d.close)
 }
 
 // TestL10PendingListIsBounded: what the superblock has no place for is zeroed at once, and an image that does not read

@@ -36,13 +36,13 @@ func (v *Volume) fill() float64 {
 	return float64(u.UsedBytes) / float64(u.BudgetBytes)
 }
 
-// wantsCheckpoint tells whether enough has gathered for a checkpoint.
+// wantsCheckpoint tells whether enough has gathered for a checkpoint, and whether it is time to try after one that failed.
 func (v *Volume) wantsCheckpoint() bool {
 	if v.running.Load() {
 		return false
 	}
 	entries, bytes := v.index.load()
-	return entries >= checkpointEntries || bytes >= v.checkpointBytes()
+	return (entries >= checkpointEntries || bytes >= v.checkpointBytes()) && v.refusedFor(backgroundRetry) == nil
 }
 
 // checkpointBytes is how much log makes a checkpoint worth its syncs: a quarter of the budget.
@@ -122,6 +122,7 @@ func (v *Volume) Tick(now time.Time) {
 	if due(&s.behind, now, entries > 0, checkpointAfter) || v.wantsCheckpoint() {
 		v.wake()
 	}
+	v.wakeZeroes() // what had no room before may have it now
 }
 
 // due tells whether the condition has held for the duration, and then starts counting anew.

@@ -160,6 +160,38 @@ func TestL5TrimsMakeRoomForZeroes(t *testing.T) {
 	d.must(t, func() error { return d.zero(0, 64<<10) }, func() error { return d.trim(256, 256) }, d.checkpoint, d.readAll, d.close)
 }
 
+// TestI9FailedCheckpointForgetsNothing: a checkpoint that moved nothing leaves what it would have freed in the account,
+// and the background does not try again with each change.
+func TestI9FailedCheckpointForgetsNothing(t *testing.T) {
+	c := newCase(t, disk.Config{})
+	d := mustOpen(t, c)
+	d.logSegments(t, 4)
+	for _, bytes := d.v.index.load(); bytes < d.v.checkpointBytes(); _, bytes = d.v.index.load() {
+		d.must(t, func() error { return d.write(bytes/testBlock%300, 10) })
+	}
+	<-d.v.kick // the background is told
+	_, before := d.v.index.load()
+	c.Disk.SetPlan(failFirst(disk.OpAllocate, "base", syscall.ENOSPC))
+	if err := d.v.Checkpoint(t.Context()); !errors.Is(err, ErrNoSpace) {
+		t.Fatal(err)
+	}
+	if _, after := d.v.index.load(); after != before {
+		t.Fatalf("%d bytes to move, %d before a checkpoint that moved nothing", after, before)
+	}
+	d.must(t, func() error { return d.write(0, 1) })
+	if len(d.v.kick) != 0 {
+		t.Fatal("the next change starts another checkpoint at once")
+	}
+	for range backgroundRetry.Milliseconds() {
+		d.v.now()
+	}
+	d.must(t, func() error { return d.write(0, 1) })
+	if len(d.v.kick) != 1 {
+		t.Fatal("the background never tries again")
+	}
+	d.must(t, d.checkpoint, d.readAll, d.close)
+}
+
 // TestL5OpenWithTheLogFullOfTrims: trims may fill the log to the brim, also over many restarts. It opens all the same,
 // as soon as a checkpoint can make room.
 func TestL5OpenWithTheLogFullOfTrims(t *testing.T) {

@@ -98,11 +98,11 @@ type Volume struct {
 	header        *superblockFile
 	changes       *changeMap
 	lineage       []block.EpochStart
-	noSpaceUntil  time.Time // changes that need a checkpoint get ErrNoSpace until then
 
 	checkpoint atomic.Uint64 // superblock's, for Stats
 	baseHigh   atomic.Uint64
-	running    atomic.Bool // a checkpoint is
+	running    atomic.Bool             // a checkpoint is
+	refused    atomic.Pointer[refusal] // nil: the last checkpoint did its work
 	failed     atomic.Pointer[error]
 	closed     atomic.Bool
 	kick       chan struct{} // capacity 1: a checkpoint is due

@@ -84,9 +84,9 @@ func TestL10IndexIsBounded(t *testing.T) {
 	}
 	head := d.v.log.Head()
 	v := d.v
-	v.checkpointing.Lock()
-	v.noSpaceUntil = v.now().Add(noSpaceRetry) // a checkpoint was tried just now
-	v.checkpointing.Unlock()
+	if err := v.refuse(ErrNoSpace); err != ErrNoSpace { // a checkpoint was tried just now
+		t.Fatal(err)
+	}
 	for _, kind := range []Kind{Write, Trim, Zero} {
 		if err := applyOne(v, Change{Kind: kind, Length: testBlock, Data: make([]byte, testBlock)}); err != ErrNoSpace {
 			t.Errorf("change of kind %d with a full index: %v", kind, err)
