@@ -2,7 +2,10 @@ package volume
 
 import (
 	"math"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lockstep/wal"
@@ -14,11 +17,12 @@ func TestL11AdmissionSlowsSmoothly(t *testing.T) {
 	const rate, bytes = 100 << 20, 64 << 10
 	perByte := func(fill float64) float64 {
 		p := pacer{drainBytesPerSecond: rate}
-		var sum time.Duration
+		begin := time.Unix(1, 0)
+		now := begin
 		for range 1000 {
-			sum += p.charge(fill, bytes)
+			now = now.Add(p.charge(now, fill, bytes))
 		}
-		return sum.Seconds() / 1000 / bytes
+		return now.Sub(begin).Seconds() / 1000 / bytes
 	}
 	slow := perByte(1)
 	if full := 1.0 / rate; slow < full || slow > 10*full {
@@ -47,11 +51,12 @@ func TestL11NobodyRunsIntoAFullLog(t *testing.T) {
 		for _, bytes := range []int64{4 << 10, 256 << 10, batchBytes} {
 			p := pacer{drainBytesPerSecond: rate}
 			const budget = 1 << 30
-			used, longest := float64(budget)*0.4, time.Duration(0)
+			used, longest, now := float64(budget)*0.4, time.Duration(0), time.Unix(1, 0)
 			for range 4 * budget / bytes {
-				took := p.charge(used/budget, bytes)
+				took := p.charge(now, max(used/budget, paceFrom), bytes)
 				longest = max(longest, took)
 				cost := time.Duration(float64(bytes) / (10 << 30) * 1e9) // of the append
+				now = now.Add(took + cost)
 				used = max(used+float64(bytes)-(took+cost).Seconds()*rate, 0)
 				if used/budget > 0.95 {
 					t.Errorf("drain %g MB/s, changes of %d: the log is full", rate/1e6, bytes)
@@ -65,13 +70,71 @@ func TestL11NobodyRunsIntoAFullLog(t *testing.T) {
 	}
 }
 
+// TestL11CallersShareTheDelay: however many clients there are, together they get what the log drains to; none sleeps for
+// longer than paceSleepMax at a time, and none is left behind.
+func TestL11CallersShareTheDelay(t *testing.T) {
+	const rate, bytes, seconds = 100 << 20, 16 << 10, 10
+	for _, callers := range []int{1, 4, 64, 256} {
+		synctest.Test(t, func(t *testing.T) {
+			p := pacer{fill: func() float64 { return 0.75 }, drainBytesPerSecond: rate}
+			var admitted atomic.Int64
+			least := int64(math.MaxInt64)
+			var mu sync.Mutex
+			var wg sync.WaitGroup
+			end := time.Now().Add(seconds * time.Second)
+			for range callers {
+				wg.Go(func() {
+					own := int64(0)
+					for {
+						begin := time.Now()
+						p.wait(bytes)
+						if took := time.Since(begin); took > paceSleepMax {
+							t.Errorf("%d callers: one slept for %v", callers, took)
+						}
+						if time.Now().After(end) {
+							break
+						}
+						own += bytes
+						time.Sleep(20 * time.Microsecond) // the change itself
+					}
+					admitted.Add(own)
+					mu.Lock()
+					defer mu.Unlock()
+					least = min(least, own)
+				})
+			}
+			wg.Wait()
+			if got := float64(admitted.Load()) / (rate * seconds); got < 0.9 || got > 1.05 {
+				t.Errorf("%d callers get %.2f of what the log drains", callers, got)
+			}
+			if fair := admitted.Load() / int64(callers); least < fair/2 {
+				t.Errorf("%d callers: one got %d bytes of %d", callers, least, fair)
+			}
+		})
+	}
+}
+
+// TestL11NoDelayIsAHardStop: not even of a huge change on a slow disk; what it owes beyond a bound is forgiven.
+func TestL11NoDelayIsAHardStop(t *testing.T) {
+	p := pacer{drainBytesPerSecond: 1 << 20}
+	now := time.Unix(1, 0)
+	for range 3 {
+		if d := p.charge(now, 1, 1<<30); d != paceSleepMax {
+			t.Errorf("a delay of %v", d)
+		}
+	}
+	if d := p.charge(now.Add(paceOwedMax), 0.75, 1); d != 0 {
+		t.Errorf("%v after the changes, one still waits %v", paceOwedMax, d)
+	}
+}
+
 // TestL11DelayBelowHalfIsNone: below half the budget nobody waits; the speed of the base image is that of the last
 // checkpoints.
 func TestL11DelayBelowHalfIsNone(t *testing.T) {
 	p := pacer{fill: func() float64 { return 0.49 }, drainBytesPerSecond: 1}
 	p.wait(1 << 30)
-	if p.owed != 0 {
-		t.Errorf("below half the budget %v are owed", p.owed)
+	if !p.next.IsZero() {
+		t.Errorf("below half the budget something is owed until %v", p.next)
 	}
 	p.drainBytesPerSecond = 0
 	p.drained(1, time.Second) // too little to tell
