@@ -74,14 +74,35 @@ func (b *base) write(p []byte, off int64) error {
 	})
 }
 
-// zero makes the blocks read as zeroes; with punch their space may be given back.
+// zeroSlice is how many bytes are zeroed under one hold of the locks. Giving space back is a matter of extents; zeroes
+// may have to be written.
+func zeroSlice(punch bool) int64 {
+	if punch {
+		return 1 << 30
+	}
+	return 64 << 20
+}
+
+// zero makes the blocks read as zeroes; with punch their space may be given back. It goes in slices, so that no read
+// waits for long.
 func (b *base) zero(r block.Range, punch bool) error {
 	off, length := int64(r.Start)*b.blockBytes, int64(r.Count)*b.blockBytes
 	z, ok := b.backend.(backend.Zeroer)
 	if !ok {
 		return b.writeZeroes(off, length)
 	}
-	// All stripes: a range of any length is one step.
+	for length > 0 {
+		n := min(length, zeroSlice(punch))
+		if err := b.zeroStripes(z, off, n, punch); err != nil {
+			return err
+		}
+		off, length = off+n, length-n
+	}
+	return nil
+}
+
+// zeroStripes zeroes a range with all stripes locked: a range of any length is one step.
+func (b *base) zeroStripes(z backend.Zeroer, off, length int64, punch bool) error {
 	for i := range b.stripes {
 		b.stripes[i].Lock()
 		defer b.stripes[i].Unlock()
