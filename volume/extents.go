@@ -9,6 +9,9 @@ type Extent struct {
 	Zero   bool // reads as zeroes
 }
 
+// extentsWindow is how many bytes are looked up at a time: what is beyond the extents that are asked for is not.
+const extentsWindow = 64 << 20
+
 // Extents describes bytes from off on, in order and without gaps: at least the first, at most limit extents, and
 // none beyond off + length. What the log holds counts as data unless it is a trim or a zeroing.
 func (v *Volume) Extents(off, length int64, limit int) ([]Extent, error) {
@@ -20,20 +23,21 @@ func (v *Volume) Extents(off, length int64, limit int) ([]Extent, error) {
 	}
 	l := v.lookups.Get().(*lookup)
 	defer v.lookups.Put(l)
+	x := extentList{limit: limit}
+	for end := off + length; off < end && !x.full; {
+		n := min(end-off, extentsWindow-off%extentsWindow)
+		if err := v.extents(&x, l, off, n); err != nil {
+			return nil, err
+		}
+		off += n
+	}
+	return x.extents, nil
+}
+
+// extents adds those of one window.
+func (v *Volume) extents(x *extentList, l *lookup, off, length int64) error {
 	defer l.release()
 	v.index.find(l, v.blocks(off, length))
-	var extents []Extent
-	add := func(e Extent) bool {
-		if n := len(extents); n > 0 && extents[n-1].Hole == e.Hole && extents[n-1].Zero == e.Zero {
-			extents[n-1].Length += e.Length
-			return true
-		}
-		if len(extents) == limit {
-			return false
-		}
-		extents = append(extents, e)
-		return true
-	}
 	for i := range l.parts {
 		p := &l.parts[i]
 		start := max(int64(p.Start)*v.blockBytes, off)
@@ -43,15 +47,34 @@ func (v *Volume) Extents(off, length int64, limit int) ([]Extent, error) {
 			if p.kind == 0 {
 				n, hole, err := v.base.extent(start, end-start)
 				if err != nil {
-					return nil, err
+					return err
 				}
 				e = Extent{Length: n, Hole: hole, Zero: hole}
 			}
-			if !add(e) {
-				return extents, nil
+			if x.add(e); x.full {
+				return nil
 			}
 			start += e.Length
 		}
 	}
-	return extents, nil
+	return nil
+}
+
+// extentList joins neighbours that are alike.
+type extentList struct {
+	extents []Extent
+	limit   int
+	full    bool // something did not fit any more: the last extent is complete
+}
+
+func (x *extentList) add(e Extent) {
+	n := len(x.extents)
+	switch {
+	case n > 0 && x.extents[n-1].Hole == e.Hole && x.extents[n-1].Zero == e.Zero:
+		x.extents[n-1].Length += e.Length
+	case n == x.limit:
+		x.full = true
+	default:
+		x.extents = append(x.extents, e)
+	}
 }

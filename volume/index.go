@@ -49,9 +49,16 @@ func (l *lookup) release() {
 			s.Unpin()
 		}
 	}
+	if cap(l.parts) > maxKeptParts {
+		l.parts = nil
+		return
+	}
 	clear(l.parts)
 	l.parts = l.parts[:0]
 }
+
+// maxKeptParts is the longest list that is kept for the next lookup.
+const maxKeptParts = 4096
 
 // find fills l with the places of r's blocks, in order. Looking up and pinning is one step (L8): a segment is
 // reclaimed only after its entries left the index, which takes the lock.
