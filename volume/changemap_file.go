@@ -176,7 +176,7 @@ func (m *changeMap) ensureSize(file wal.File) error {
 // readPages loads the pages of the kept generation. One that cannot be read counts as changed at head, and is written
 // by the next Write to its other slot.
 func (m *changeMap) readPages(head block.LSN) (problems []error) {
-	buf := make([]byte, mapBatchPages*mapUnitBytes)
+	buf := make([]byte, min(mapBatchPages, len(m.pages))*mapUnitBytes)
 	h := &m.io.kept
 	for run := range pageRuns(h.present, h.slot, len(m.pages)) {
 		b := buf[:run.count*mapUnitBytes]

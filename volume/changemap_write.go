@@ -49,7 +49,7 @@ func (m *changeMap) beginWrite(generation uint64) *mapHead {
 
 // writePages writes the pending pages.
 func (m *changeMap) writePages(next *mapHead) error {
-	buf := make([]byte, mapBatchPages*mapUnitBytes)
+	buf := make([]byte, min(mapBatchPages, len(m.pages))*mapUnitBytes)
 	for run := range pageRuns(m.io.pending, next.slot, len(m.pages)) {
 		b := buf[:run.count*mapUnitBytes]
 		m.encodePages(b, run.first, next.generation)

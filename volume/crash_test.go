@@ -58,6 +58,7 @@ func history(run func(*driver) error) disk.History {
 // TestI5CrashAtEveryOperation: I1, I2, I4, I5, L1, L2, L4, L9: whatever operation a power cut or a kill falls on, and
 // whatever of the unsynced survives, the volume holds all records up to some point at or after the last flush.
 func TestI5CrashAtEveryOperation(t *testing.T) {
+	t.Parallel()
 	for name, run := range map[string]func(*driver) error{
 		"I1 flushes": func(d *driver) error {
 			return each(
@@ -104,13 +105,17 @@ func TestI5CrashAtEveryOperation(t *testing.T) {
 			)
 		},
 	} {
-		t.Run(name, func(t *testing.T) { disk.Exhaustive(t, history(run)) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			disk.Exhaustive(t, history(run))
+		})
 	}
 }
 
 // TestI4CrashAtEveryOperationOfAWholeLog: I4, S12, L9: the log is never recycled here, so the base image and the change
 // map can be checked against all that was ever logged, at every crash, in checkStopped.
 func TestI4CrashAtEveryOperationOfAWholeLog(t *testing.T) {
+	t.Parallel()
 	h := history(func(d *driver) error {
 		return each(
 			func() error { return d.write(0, 4) },
@@ -129,25 +134,40 @@ func TestI4CrashAtEveryOperationOfAWholeLog(t *testing.T) {
 
 // TestI5CrashInRecovery: L2, L4, L12: every crash is followed by a crash at every operation of the recovery from it.
 func TestI5CrashInRecovery(t *testing.T) {
+	t.Parallel()
 	const small = 8 << 10 // there are many lives
-	h := history(func(d *driver) error { return each(func() error { return d.write(0, 1) }, d.flush) })
-	h.Depth = 2
-	h.Model.SizeBytes = small
-	h.Setup = func(c *disk.Case) error {
-		return create(testConfig(c.Disk), Geometry{SizeBytes: small, BlockSize: testBlock, LogBudgetBytes: testBudget}, testSegmentBytes)
-	}
-	h.Recover = func(c *disk.Case) error {
+	reopen := func(c *disk.Case, more ...func(*driver) error) error {
 		d, err := openTest(c)
 		if err != nil {
 			return err
 		}
-		return each(
-			func() error { return c.Model.CheckRecovered(d.v.Read) },
-			func() error { return d.write(0, 1) },
-			d.close,
-		)
+		if err := c.Model.CheckRecovered(d.v.Read); err != nil {
+			return err
+		}
+		for _, f := range more {
+			if err := f(d); err != nil {
+				return err
+			}
+		}
+		return d.close()
 	}
-	disk.Exhaustive(t, h)
+	disk.Exhaustive(t, disk.History{
+		Model: disk.ModelConfig{SizeBytes: small, BlockSize: testBlock, RecordBytes: testBlock},
+		Setup: func(c *disk.Case) error { // a process that was killed
+			g := Geometry{SizeBytes: small, BlockSize: testBlock, LogBudgetBytes: testBudget}
+			if err := create(testConfig(c.Disk), g, testSegmentBytes); err != nil {
+				return err
+			}
+			d, err := openTest(c)
+			if err != nil {
+				return err
+			}
+			return each(func() error { return d.write(0, 1) }, d.flush, func() error { return d.write(1, 9) })
+		},
+		Run:     func(c *disk.Case) error { return reopen(c) },
+		Recover: func(c *disk.Case) error { return reopen(c, func(d *driver) error { return d.write(0, 1) }) },
+		Depth:   2,
+	})
 }
 
 // randomRun works at random.
@@ -192,9 +212,10 @@ func randomRun(d *driver, steps int) error {
 
 // TestI5RandomCrashes: I1–I6, I8, L1–L11: long lives with several crashes each. LOCKSTEP_SEEDS sets how many.
 func TestI5RandomCrashes(t *testing.T) {
+	t.Parallel()
 	h := history(func(d *driver) error { return randomRun(d, 60) })
 	h.Disk = disk.Config{ColdEvery: 3}
-	h.Seeds = 100
+	h.Seeds = 60
 	h.Recover = func(c *disk.Case) error {
 		if err := checkStopped(c.Disk); err != nil {
 			return err
@@ -214,6 +235,7 @@ func TestI5RandomCrashes(t *testing.T) {
 // TestI7FaultAtEveryOperation: I7, I9, L4, L5: one operation fails, the process goes on or ends; what was acknowledged
 // is there.
 func TestI7FaultAtEveryOperation(t *testing.T) {
+	t.Parallel()
 	h := history(nil)
 	h.Run = func(c *disk.Case) error {
 		d, err := openTest(c)
@@ -221,7 +243,7 @@ func TestI7FaultAtEveryOperation(t *testing.T) {
 			// Which fault it was does not reach clients, so not the error either.
 			return errors.Join(err, syscall.EIO, syscall.ENOSPC)
 		}
-		if err := randomRun(d, 25); err != nil {
+		if err := randomRun(d, 12); err != nil {
 			return err
 		}
 		return d.close()

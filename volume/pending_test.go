@@ -72,6 +72,7 @@ func recoverSlow(c *disk.Case) error {
 // TestL10PendingZeroesOutliveCrashes: large zeroings of a slow base image go into durable metadata, the log is
 // reclaimed before they are carried out, data written over them stays, and a crash at any operation loses nothing.
 func TestL10PendingZeroesOutliveCrashes(t *testing.T) {
+	t.Parallel()
 	disk.Exhaustive(t, disk.History{
 		Model: testModel(),
 		Setup: func(c *disk.Case) error {

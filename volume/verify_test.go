@@ -101,7 +101,7 @@ func TestI9PinIsNotLackOfSpace(t *testing.T) {
 				i++
 			}
 			pin := d.v.log.Pin(sequence)
-			time.AfterFunc(time.Hour, pin.Unpin) // in the bubble's time
+			time.AfterFunc(time.Minute, pin.Unpin) // in the bubble's time
 			if err := d.checkpoint(); err != nil || d.refused != nil {
 				t.Fatal(err, d.refused)
 			}
