@@ -13,7 +13,8 @@
 // # Lifecycle
 //
 // Create makes the files. Open reads the superblock, replays the log beyond the checkpoint into the index, makes all of
-// it durable, and begins a new incarnation and epoch. Run does the background work. Close flushes and marks. After a
+// it durable, and begins a new incarnation and epoch. Run does the background work. Close makes the log durable, and log
+// and superblock say so; it waits for no other copy. After a
 // write or sync failed, changes and flushes get ErrFailed until the volume is opened again; reads go on.
 //
 // # Invariants
