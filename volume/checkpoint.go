@@ -336,12 +336,12 @@ func (c *checkpoint) finish() error {
 	if err := v.header.write(next); err != nil {
 		return err
 	}
-	v.checkpoint.Store(uint64(c.upTo))
 	v.setPending(c.zeroes) // before what stands over it goes
 	v.index.Lock()
 	v.index.frozen = nil
 	v.index.Unlock()
 	v.log.Reclaim(c.upTo)
+	v.checkpoint.Store(uint64(c.upTo)) // last: who sees it and finds the log full knows that it is
 	return nil
 }
 
