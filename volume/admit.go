@@ -107,11 +107,21 @@ func (v *Volume) applyBatch(b *batch, changes []Change) {
 	if len(b.records) == 0 {
 		return
 	}
-	if err := v.logAll(b.records, b.bytes, nil); err != nil {
-		for i := b.from; i < b.to; i++ {
-			if changes[i].Err == nil {
-				changes[i].Err = err
-			}
+	err := v.logAll(b.records, b.bytes, nil)
+	if err == nil {
+		return
+	}
+	// What has no room with others may have alone: a trim has space that a write has not (L5).
+	alone := errors.Is(err, ErrNoSpace) && b.to-b.from > 1 && firstRecords(b.records) == len(b.records)
+	for i := b.from; i < b.to; i++ {
+		switch c := &changes[i]; {
+		case c.Err != nil:
+		case alone:
+			b.reset()
+			b.add(c, v.blockBytes)
+			c.Err = v.logAll(b.records, b.bytes, nil)
+		default:
+			c.Err = err
 		}
 	}
 }

@@ -104,6 +104,11 @@ func Recover(cfg Config, to block.LSN, force bool) (*Loss, error) {
 	next.Cuts = slices.DeleteFunc(slices.Clone(sb.Cuts), cut.subsumes)
 	next.Cuts = append(next.Cuts, cut)
 	next.Incarnation++
+	if loss.BaseAhead != 0 {
+		// The base image may have changed where the map does not say so. Of a generation that is nowhere, every chunk
+		// counts as changed.
+		next.MapGeneration += 2
+	}
 	// What is kept was not necessarily flushed: a cut proves nothing durable.
 	next.Durable, next.BaseHigh = min(sb.Durable, to), min(sb.BaseHigh, to)
 	next.Committed = min(next.Committed, to)

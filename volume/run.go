@@ -95,7 +95,7 @@ func (v *Volume) runCheckpoints(ctx context.Context) {
 	}
 }
 
-// Tick does what is due at now: the durable mark after the last flush (L3), a sync of what nobody flushed, and a wake
+// Tick, which one goroutine at a time may call, does what is due at now: the durable mark after the last flush (L3), a sync of what nobody flushed, and a wake
 // of the checkpoints where the base image is long behind. It waits for no other copy. Run calls it; errors show in Err.
 func (v *Volume) Tick(now time.Time) {
 	if v.Err() != nil {

@@ -160,6 +160,25 @@ func TestL5TrimsMakeRoomForZeroes(t *testing.T) {
 	d.must(t, func() error { return d.zero(0, 64<<10) }, func() error { return d.trim(256, 256) }, d.checkpoint, d.readAll, d.close)
 }
 
+// TestL5TrimBesideAWriteHasItsOwnRoom: a batch that does not fit a full log is not refused as a whole: the trim in it has
+// room that the write has not.
+func TestL5TrimBesideAWriteHasItsOwnRoom(t *testing.T) {
+	c := newCase(t, disk.Config{})
+	d := mustOpen(t, c)
+	c.Disk.SetCapacity(c.Disk.Used())
+	d.fill(t, 304, 8)
+	id := c.Model.Begin(disk.Change{Offset: 304 * testBlock, Length: 8 * testBlock})
+	both := []Change{
+		{Kind: Write, Offset: 0, Length: 8 * testBlock, Data: make([]byte, 8*testBlock)},
+		{Kind: Trim, Offset: 304 * testBlock, Length: 8 * testBlock},
+	}
+	if d.v.Apply(both); !errors.Is(both[0].Err, ErrNoSpace) || both[1].Err != nil {
+		t.Fatalf("write: %v; trim: %v", both[0].Err, both[1].Err)
+	}
+	c.Model.Acked(id)
+	d.must(t, d.readAll, d.close)
+}
+
 // TestI9FailedCheckpointForgetsNothing: a checkpoint that moved nothing leaves what it would have freed in the account,
 // and the background does not try again with each change.
 func TestI9FailedCheckpointForgetsNothing(t *testing.T) {
