@@ -59,7 +59,8 @@ used() { du -k "$work/data/volumes/$1/base.img" | cut -f1; }
 
 step "Build lockstep and start a server"
 need_go
-need fio=fio qemu-img=qemu-utils nbdcopy=libnbd-bin nbdsh=python3-libnbd mke2fs=e2fsprogs
+need fio=fio qemu-img=qemu-utils nbdcopy=libnbd-bin mke2fs=e2fsprogs
+need_nbd_module
 go build -o "$work/lockstep" .
 lockstep volume create files --size 256MiB | sed 's/^/   /'
 lockstep volume create load --size 512MiB | sed 's/^/   /'

@@ -76,7 +76,8 @@ stage_tests() {
 }
 
 stage_e2e() {
-	need fio=fio curl=curl qemu-img=qemu-utils nbdcopy=libnbd-bin nbdsh=python3-libnbd mke2fs=e2fsprogs
+	need fio=fio curl=curl qemu-img=qemu-utils nbdcopy=libnbd-bin mke2fs=e2fsprogs
+	need_nbd_module
 	go test -count=1 -timeout 5m ./test/e2e 2>&1 </dev/null | tee -a "$work/lines"
 }
 
