@@ -15,9 +15,10 @@ need() {
 	[ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 }
 
-# need_nbd_module installs the NBD client of Debian's Python, a module and so no command.
+# need_nbd_module installs the NBD client of Debian's Python, a module and so no command. Isolated, for the folder nbd here
+# would pass for it.
 need_nbd_module() {
-	/usr/bin/python3 -c 'import nbd' 2>/dev/null || install_packages python3 python3-libnbd
+	/usr/bin/python3 -I -c 'import nbd' 2>/dev/null || install_packages python3 python3-libnbd
 }
 
 install_packages() {
