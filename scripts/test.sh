@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # All tests: format, vet, staticcheck, a short fuzz, crash tests with fresh seeds, the tests with the race detector, and
-# those of the program with real clients. Installs what is missing (Debian, root). Ends with go test's own lines.
+# those of the program with real clients and with a real kernel's. Installs what is missing (Debian, root). Ends with go
+# test's own lines.
 #
 #   scripts/test.sh              everything
-#   scripts/test.sh fuzz tests   these stages only: format vet staticcheck fuzz seeds tests e2e
+#   scripts/test.sh fuzz tests   these stages only: format vet staticcheck fuzz seeds tests e2e vm
 #
 #   LOCKSTEP_SEED=n    seed to begin with in the stage seeds, where otherwise one is drawn
 #   LOCKSTEP_SEEDS=n   how many seeds it tries (20)
@@ -27,7 +28,10 @@ stage_format() {
 	local found
 	found=$(gofmt -l .)
 	[ -z "$found" ] || { echo "not formatted by gofmt:"; echo "$found"; return 1; }
-	bash -n scripts/*.sh .ci/run
+	local script
+	for script in scripts/*.sh scripts/vm/*.sh scripts/vm/scenarios/*.sh scripts/vm/init .ci/run; do
+		bash -n "$script" # of several it would read the first only
+	done
 }
 
 stage_vet() { go vet ./...; }
@@ -81,9 +85,12 @@ stage_e2e() {
 	go test -count=1 -timeout 5m ./test/e2e 2>&1 </dev/null | tee -a "$work/lines"
 }
 
+# The kernel's NBD client, in a virtual machine.
+stage_vm() { scripts/vm/run.sh attach 2>&1 </dev/null; }
+
 need_go
 need gcc='gcc libc6-dev' # the race detector wants it
-[ $# -gt 0 ] || set -- format vet staticcheck fuzz seeds tests e2e
+[ $# -gt 0 ] || set -- format vet staticcheck fuzz seeds tests e2e vm
 for stage in "$@"; do
 	declare -F "stage_$stage" >/dev/null || { echo "no stage $stage" >&2; exit 2; }
 done
