@@ -5,16 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/docker/go-units"
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"lockstep/node"
 )
@@ -29,7 +26,7 @@ func main() {
 
 // command is the whole command line.
 func command(in, out, errs *os.File) *cli.App {
-	c := &console{in: in, out: out, errs: errs}
+	c := &console{in: in, out: out, errs: errs, env: os.Environ()}
 	return &cli.App{
 		Name:                 "lockstep",
 		Usage:                "a Linux block device that survives the loss of a machine",
@@ -40,7 +37,8 @@ func command(in, out, errs *os.File) *cli.App {
 		EnableBashCompletion: true,
 		Action:               unknownCommand,
 		ExitErrHandler:       func(*cli.Context, error) {}, // the exit code is chosen in main
-		Commands:             []*cli.Command{c.serveCommand(), c.volumeCommand(), c.inspectCommand(), c.checkCommand(), c.statusCommand()},
+		Commands: []*cli.Command{c.serveCommand(), c.volumeCommand(), c.inspectCommand(), c.checkCommand(), c.statusCommand(),
+			c.configCommand()},
 	}
 }
 
@@ -65,33 +63,10 @@ func unknownCommand(ctx *cli.Context) error {
 	return fmt.Errorf("there is no command %q; see --help", ctx.Args().First())
 }
 
-// console is where a command reads and writes.
-type console struct{ in, out, errs *os.File }
-
-func logLevelFlag(level string) cli.Flag {
-	return &cli.StringFlag{Name: "log-level", Value: level, Usage: "debug, info, warn or error; the log goes to stderr"}
-}
-
-func (c *console) logger(ctx *cli.Context) (zerolog.Logger, error) {
-	level, err := zerolog.ParseLevel(ctx.String("log-level"))
-	if err != nil || level == zerolog.NoLevel {
-		return zerolog.Nop(), fmt.Errorf("--log-level: %q is not a level", ctx.String("log-level"))
-	}
-	var w io.Writer = c.errs
-	if isTerminal(c.errs) {
-		w = zerolog.ConsoleWriter{Out: c.errs, TimeFormat: time.TimeOnly}
-	}
-	return zerolog.New(w).Level(level).With().Timestamp().Logger(), nil
-}
-
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
-}
-
-func dataDirFlag() cli.Flag {
-	return &cli.StringFlag{Name: "data-dir", Value: node.DefaultDataDir, EnvVars: []string{"LOCKSTEP_DATA_DIR"},
-		Usage: "`DIR` that everything is kept in"}
+// console is where a command reads and writes, and the environment it was started in.
+type console struct {
+	in, out, errs *os.File
+	env           []string // as os.Environ has it
 }
 
 func (c *console) serveCommand() *cli.Command {
@@ -109,21 +84,13 @@ exits with 0. A second one skips the moving; nothing is lost by that, but the ne
 has more to replay.
 
     lockstep serve --data-dir /srv/lockstep --listen 10.0.0.5:10809 --listen 127.0.0.1:10809`,
-		Flags: []cli.Flag{
-			dataDirFlag(),
-			logLevelFlag("info"),
-			&cli.StringSliceFlag{Name: "listen", Value: cli.NewStringSlice(node.DefaultListen), Usage: "serve NBD on this `HOST:PORT`; may be repeated"},
-			&cli.StringFlag{Name: "unix", Usage: "serve NBD on the Unix socket `PATH` (default: lockstep.sock in the data directory)"},
-			&cli.StringFlag{Name: "admin", Usage: "take commands on the Unix socket `PATH` (default: admin.sock in the data directory)"},
-			&cli.BoolFlag{Name: "read-only", Usage: "let no client change anything"},
-			&cli.DurationFlag{Name: "shutdown-timeout", Value: node.DefaultShutdownTimeout, Usage: "stop within this time, at the price of a longer next start"},
-		},
+		Flags:  settingFlags(true),
 		Action: c.serve,
 	}
 }
 
 func (c *console) serve(ctx *cli.Context) error {
-	log, err := c.logger(ctx)
+	cfg, log, err := c.configure(ctx, true)
 	if err != nil {
 		return err
 	}
@@ -133,20 +100,13 @@ func (c *console) serve(ctx *cli.Context) error {
 	signal.Ignore(syscall.SIGPIPE) // who reads the log may leave; the volumes stay
 	running, hurry, done := signals(ctx.Context, log)
 	defer done()
-	return node.Run(running, node.Config{
-		DataDir:         ctx.String("data-dir"),
-		Listen:          ctx.StringSlice("listen"),
-		Unix:            ctx.String("unix"),
-		Admin:           ctx.String("admin"),
-		ReadOnly:        ctx.Bool("read-only"),
-		ShutdownTimeout: ctx.Duration("shutdown-timeout"),
-		Hurry:           hurry,
-		Ready: func(e node.Endpoints) {
-			// Nobody may be reading it: the log has the addresses too.
-			_ = node.WriteAttach(c.out, e)
-		},
-		Logger: log,
-	})
+	told := cfg.options.Config
+	told.Hurry, told.Logger = hurry, log
+	told.Ready = func(e node.Endpoints) {
+		// Nobody may be reading it: the log has the addresses too.
+		_ = node.WriteAttach(c.out, e)
+	}
+	return node.Run(running, told)
 }
 
 // signals returns a context that ends with the first SIGINT or SIGTERM, and one that ends with the second. done waits
@@ -219,13 +179,17 @@ func (c *console) statusCommand() *cli.Command {
 }
 
 func (c *console) status(ctx *cli.Context) error {
-	m, err := c.connect(ctx, false)
+	cfg, log, err := c.configure(ctx, false)
+	if err != nil {
+		return err
+	}
+	m, err := connect(ctx.Context, cfg, false, log)
 	if err != nil {
 		return err
 	}
 	r, running := m.(*node.Remote)
 	if !running {
-		return errors.Join(fmt.Errorf("no server runs on %s", ctx.String("data-dir")), m.Close())
+		return errors.Join(fmt.Errorf("no server runs on %s", cfg.options.DataDir), m.Close())
 	}
 	s, err := r.Status(ctx.Context)
 	if err == nil {

@@ -32,6 +32,7 @@ func run(t *testing.T, dir string, in io.Reader, name string, args ...string) (s
 	t.Helper()
 	var out, errs bytes.Buffer
 	c := exec.CommandContext(t.Context(), name, args...)
+	c.Env = append(os.Environ(), "LOCKSTEP_CONFIG=/dev/null") // not that of this machine
 	c.Dir, c.Stdin, c.Stdout, c.Stderr = dir, in, &out, &errs
 	if err := c.Run(); err != nil {
 		return out.String(), errors.Join(err, errors.New(errs.String()))
@@ -44,6 +45,7 @@ func run(t *testing.T, dir string, in io.Reader, name string, args ...string) (s
 func serve(t *testing.T, program, dir string, flags ...string) (end func(signals ...os.Signal) string) {
 	t.Helper()
 	c := exec.Command(program, append([]string{"serve"}, flags...)...)
+	c.Env = append(os.Environ(), "LOCKSTEP_CONFIG=/dev/null") // not that of this machine
 	c.Dir = dir
 	var log bytes.Buffer
 	c.Stderr = &log
@@ -160,6 +162,10 @@ func TestCommandsOnStoppedDirectory(t *testing.T) {
 		{args: "help serve", prints: "--listen"},
 		{args: "status", fails: true, prints: "no server"},
 		{args: "serve --listen nonsense", fails: true, prints: "host:port"},
+		{args: "config --read-only", prints: "read-only         true                                   --read-only"},
+		{args: "config --json --log-level debug", prints: `"value": "debug"`},
+		{args: "config --unix /tmp/a --admin /tmp/a", fails: true, prints: "the same path"},
+		{args: "config --template", prints: "#listen = ["},
 		{args: "serve now", fails: true, prints: "takes no argument"},
 	} {
 		out, err := lockstep(strings.NewReader(step.in), strings.Fields(step.args)...)

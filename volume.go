@@ -10,19 +10,14 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
 
 	"lockstep/node"
 )
 
-func adminFlag() cli.Flag {
-	return &cli.StringFlag{Name: "admin", Usage: "admin socket `PATH` of the server (default: where the server says it is)"}
-}
-
 // volumeFlags are those of every volume command, and more.
-func volumeFlags(more ...cli.Flag) []cli.Flag {
-	return append([]cli.Flag{dataDirFlag(), adminFlag(), logLevelFlag("warn")}, more...)
-}
+func volumeFlags(more ...cli.Flag) []cli.Flag { return settingFlags(false, more...) }
 
 func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print JSON"} }
 
@@ -81,20 +76,20 @@ An import that fails leaves no volume.
 }
 
 // connect reaches the server, or the data directory.
-func (c *console) connect(ctx *cli.Context, mayCreate bool) (node.Manager, error) {
-	log, err := c.logger(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return node.Connect(ctx.Context, ctx.String("data-dir"), ctx.String("admin"), mayCreate, log)
+func connect(ctx context.Context, cfg *config, mayCreate bool, log zerolog.Logger) (node.Manager, error) {
+	return node.Connect(ctx, cfg.options.DataDir, cfg.options.Admin, mayCreate, log)
 }
 
 // with does something to the volumes. A signal ends it in an orderly way, a second one at once.
 func (c *console) with(ctx *cli.Context, mayCreate bool, do func(context.Context, node.Manager) error) error {
+	cfg, log, err := c.configure(ctx, false)
+	if err != nil {
+		return err
+	}
 	running, stop := signal.NotifyContext(ctx.Context, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	defer context.AfterFunc(running, stop)()
-	m, err := c.connect(ctx, mayCreate)
+	m, err := connect(ctx.Context, cfg, mayCreate, log)
 	if err != nil {
 		return err
 	}

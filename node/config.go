@@ -22,7 +22,7 @@ const (
 type Config struct {
 	// DataDir is the directory that everything is kept in; it is made if it is missing. Default DefaultDataDir.
 	DataDir string
-	// Listen has the host:port addresses on which NBD is served over TCP. nil means DefaultListen.
+	// Listen has the host:port addresses on which NBD is served over TCP. nil means DefaultListen, an empty list none.
 	Listen []string
 	// Unix is the path of the socket on which NBD is served. Default lockstep.sock in DataDir.
 	Unix string
@@ -48,6 +48,9 @@ type Endpoints struct {
 	Admin   string   // absolute path
 	Volumes []VolumeStatus
 }
+
+// Check returns an error where Run would refuse the configuration for what it says.
+func (c Config) Check() error { return c.validate() }
 
 // validate fills in the defaults and makes the paths absolute.
 func (c *Config) validate() error {

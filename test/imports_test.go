@@ -50,6 +50,7 @@ func topFolders() []string {
 // dependencies has the modules of others that may be imported, and by which folders; nil is all but the engine.
 func dependencies() map[string][]string {
 	return map[string][]string{
+		"github.com/BurntSushi/toml": {"."},
 		"github.com/docker/go-units": {".", "node"},
 		"github.com/google/uuid":     nil,
 		"github.com/rs/zerolog":      nil,

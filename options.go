@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"net"
+
+	"lockstep/node"
+)
+
+// options is all that can be set.
+type options struct {
+	node.Config // what no setting sets in it stays zero
+	configFile  string
+	logLevel    string
+	logFormat   string
+}
+
+// settings is the one list of what can be set, in the order in which people are shown it. To add a setting: a field for
+// its value, in node.Config or above; a row here; and the row of README's table that TestReadmeSettings then asks for.
+// Flag, variable, key of the file, `lockstep config` and its template follow from the row.
+func settings() []setting {
+	return []setting{
+		{name: "config", standard: defaultConfigFile, unset: "none", fileless: true,
+			usage: "read settings from `FILE`; the default one may be missing",
+			value: func(o *options) value { return path{&o.configFile} }},
+		{name: "data-dir", standard: node.DefaultDataDir, example: "/var/lib/lockstep",
+			usage: "`DIR` that everything is kept in",
+			value: func(o *options) value { return path{&o.DataDir} }},
+		{name: "admin", unset: "admin.sock in the data directory", example: "/run/lockstep/admin.sock",
+			usage: "the server takes commands on the Unix socket `PATH`",
+			value: func(o *options) value { return path{&o.Admin} }},
+		{name: "log-level", standard: "info", quiet: "warn",
+			usage: "`LEVEL` from which on things are logged to stderr: debug, info, warn or error",
+			value: func(o *options) value { return text{&o.logLevel, oneOf("debug", "info", "warn", "error")} }},
+		{name: "log-format", standard: formatAuto,
+			usage: "`FORMAT` of the log: human, json, or auto, which is human on a terminal",
+			value: func(o *options) value { return text{&o.logFormat, oneOf(formatAuto, formatHuman, formatJSON)} }},
+		{name: "listen", standard: node.DefaultListen, server: true,
+			usage: "serve NBD on this `HOST:PORT`; may be repeated; none for no TCP at all",
+			value: func(o *options) value { return list{&o.Listen, checkAddress} }},
+		{name: "unix", unset: "lockstep.sock in the data directory", example: "/run/lockstep/lockstep.sock", server: true,
+			usage: "serve NBD on the Unix socket `PATH`",
+			value: func(o *options) value { return path{&o.Unix} }},
+		{name: "read-only", standard: "false", server: true,
+			usage: "let no client change anything",
+			value: func(o *options) value { return truth{&o.ReadOnly} }},
+		{name: "shutdown-timeout", standard: node.DefaultShutdownTimeout.String(), server: true,
+			usage: "stop within this `TIME`, at the price of a longer next start",
+			value: func(o *options) value { return duration{&o.ShutdownTimeout} }},
+	}
+}
+
+func checkAddress(text string) error {
+	if _, port, err := net.SplitHostPort(text); err != nil || port == "" {
+		return fmt.Errorf("%q is not host:port, as in %s", text, node.DefaultListen)
+	}
+	return nil
+}
