@@ -4,7 +4,7 @@ import "sync"
 
 const (
 	// maxAnswerBytes is the longest answer without data: an error chunk.
-	maxAnswerBytes = failureBytes + maxCodeText
+	maxAnswerBytes = extendedChunkBytes + failureHeaderBytes + maxCodeText
 	// batchRequests is the most requests in one batch.
 	batchRequests = 256
 	// replyBufferBytes is the size of buffer that several small reads share.
@@ -58,41 +58,4 @@ func (a *answers) dataBytes() int {
 		n += b.filled
 	}
 	return n
-}
-
-// add appends an answer without data.
-func (a *answers) add(structured bool, cookie uint64, code uint32) {
-	if structured && code != codeOK {
-		a.small = appendFailure(a.small, cookie, code)
-		return
-	}
-	a.small = appendSimple(a.small, cookie, code)
-}
-
-// addEmptyRead answers a read of no bytes, which in a structured reply has no data chunk at all.
-func (a *answers) addEmptyRead(structured bool, cookie uint64) {
-	if structured {
-		a.small = appendChunk(a.small, replyFlagDone, chunkNone, cookie, 0)
-		return
-	}
-	a.small = appendSimple(a.small, cookie, codeOK)
-}
-
-// readReplyBytes is the length of the answer to a read.
-func readReplyBytes(structured bool, length int) int {
-	if structured {
-		return dataBytes + length
-	}
-	return simpleBytes + length
-}
-
-// encodeRead writes the header of the answer to r at the start of space, and returns where its data belongs.
-func encodeRead(space []byte, structured bool, r request) (data []byte) {
-	header := space[:0]
-	if structured {
-		header = appendData(header, r.cookie, r.offset, r.length)
-	} else {
-		header = appendSimple(header, r.cookie, codeOK)
-	}
-	return space[len(header) : len(header)+int(r.length)]
 }

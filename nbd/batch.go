@@ -51,13 +51,13 @@ func (p *batchPool) put(b *batch) {
 }
 
 // answer answers r without carrying it out.
-func (b *batch) answer(structured bool, r request, code uint32) {
+func (b *batch) answer(s style, r request, code uint32) {
 	b.ready.chargeBytes += r.chargeBytes()
 	if r.kind == cmdRead && code == codeOK {
-		b.ready.addEmptyRead(structured, r.cookie)
+		b.ready.small = s.appendEmptyRead(b.ready.small, r.tag())
 		return
 	}
-	b.ready.add(structured, r.cookie, code)
+	b.ready.small = s.appendAnswer(b.ready.small, r.tag(), code)
 }
 
 const (
@@ -76,7 +76,7 @@ func (r request) chargeBytes() int64 {
 
 var (
 	errDisconnect = errors.New("client disconnected")
-	errPayload    = errors.New("write longer than the server drops")
+	errPayload    = errors.New("payload longer than the server drops")
 )
 
 // parser turns the bytes of a connection into batches. Its owner is the leader.
@@ -84,7 +84,7 @@ type parser struct {
 	input *input
 	terms terms
 
-	// skip is how much of a refused write's payload is still to be dropped; then refused is answered with code.
+	// skip is how much of a refused request's payload is still to be dropped; then refused is answered with code.
 	skip    int64
 	refused request
 	code    uint32
@@ -112,11 +112,11 @@ func (p *parser) parse(b *batch, roomBytes int64, alone bool) missing {
 		if len(bytes) == 0 {
 			return missing{}
 		}
-		if len(bytes) < requestBytes {
-			return missing{total: requestBytes}
+		if header := p.terms.style.requestBytes(); len(bytes) < header {
+			return missing{total: header}
 		}
 		var r request
-		if r, p.err = decodeRequest(bytes); p.err != nil {
+		if r, p.err = p.terms.style.decodeRequest(bytes); p.err != nil {
 			p.err = fmt.Errorf("decode a request: %w", p.err)
 			break
 		}
@@ -136,33 +136,37 @@ func (p *parser) take(b *batch, r request, bytes []byte) (total int) {
 		p.err = errDisconnect
 		return 0
 	}
+	header := p.terms.style.requestBytes()
 	code := p.terms.check(r)
 	switch {
-	case code != codeOK && r.payloadBytes() > maxDrainBytes:
-		p.err = fmt.Errorf("%w: %d bytes", errPayload, r.length)
+	case code != codeOK && r.payload > p.terms.drainBytes():
+		p.err = fmt.Errorf("%w: %d bytes", errPayload, r.payload)
 		return 0
-	case code != codeOK && r.payloadBytes() > 0:
-		p.input.consume(requestBytes)
-		p.skip, p.refused, p.code = r.payloadBytes(), r, code
+	case code != codeOK && r.payload > 0:
+		p.input.consume(header)
+		p.skip, p.refused, p.code = int64(r.payload), r, code
 		return 0
 	}
-	total = requestBytes + int(r.payloadBytes())
+	total = header + int(r.payload)
 	if len(bytes) < total {
 		return total
+	}
+	if r.kind == cmdBlockStatus && r.payload > 0 {
+		r, code = p.terms.checkFilter(r, bytes[header:total])
 	}
 	b.count++
 	b.chargeBytes += r.chargeBytes()
 	b.largest = max(b.largest, total)
 	if code == codeOK {
-		p.add(b, r, bytes[requestBytes:total])
+		p.add(b, r, bytes[header:total])
 	} else {
-		b.answer(p.terms.structured, r, code)
+		b.answer(p.terms.style, r, code)
 	}
 	p.input.consume(total)
 	return 0
 }
 
-// dropRefused drops what is here of a refused write's payload, and reports whether none is outstanding. The answer
+// dropRefused drops what is here of a refused request's payload, and reports whether none is outstanding. The answer
 // waits for the whole payload: a client need not look for it before it has sent that.
 func (p *parser) dropRefused(b *batch) bool {
 	if p.skip == 0 {
@@ -175,7 +179,7 @@ func (p *parser) dropRefused(b *batch) bool {
 	}
 	b.count++
 	b.chargeBytes += p.refused.chargeBytes()
-	b.answer(p.terms.structured, p.refused, p.code)
+	b.answer(p.terms.style, p.refused, p.code)
 	return true
 }
 
@@ -187,12 +191,12 @@ func (p *parser) add(b *batch, r request, payload []byte) {
 	case r.kind == cmdBlockStatus:
 		b.status = append(b.status, r)
 	case r.kind == cmdCache: // a hint; reads fill the cache soon enough
-		b.answer(p.terms.structured, r, codeOK)
+		b.answer(p.terms.style, r, codeOK)
 	case r.kind == cmdRead && r.length > 0:
 		b.reads = append(b.reads, r)
 		b.readBytes += int(r.length)
 	case r.length == 0: // a read or a change of nothing
-		b.answer(p.terms.structured, r, codeOK)
+		b.answer(p.terms.style, r, codeOK)
 	default:
 		p.addChange(b, r, payload)
 	}

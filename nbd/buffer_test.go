@@ -10,7 +10,7 @@ func TestBufferClasses(t *testing.T) {
 	for n, want := range map[int]int{
 		1: 0, smallestBufferBytes + bufferSlackBytes: 0, smallestBufferBytes + bufferSlackBytes + 1: 1,
 		receiveBufferBytes: 2, receiveBufferBytes + requestBytes: 2,
-		maxPayloadBytes + dataBytes: bufferClasses - 1, maxPayloadBytes + bufferSlackBytes: bufferClasses - 1,
+		maxPayloadBytes + styleExtended.readHeaderBytes(): bufferClasses - 1, maxPayloadBytes + bufferSlackBytes: bufferClasses - 1,
 	} {
 		if got := bufferClass(n); got != want || classBytes(got) < n {
 			t.Errorf("class of %d bytes: got %d of %d bytes, want %d", n, got, classBytes(got), want)

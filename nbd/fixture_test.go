@@ -153,15 +153,28 @@ func (f *fixture) dial() *wire {
 // connect dials and enters transmission.
 func (f *fixture) connect(structured bool) *wire {
 	f.tb.Helper()
+	if structured {
+		return f.connectWith(styleStructured)
+	}
+	return f.connectWith(styleSimple)
+}
+
+// connectWith is connect for any style; in chunks it selects base:allocation.
+func (f *fixture) connectWith(s style) *wire {
+	f.tb.Helper()
 	w := f.dial()
 	w.greet(flagFixedNewstyle | flagNoZeroes)
-	if structured {
-		w.option(optStructuredReply, nil)
-		w.wantReply(optStructuredReply, repAck)
+	if s.chunked() {
+		code := optStructuredReply
+		if s == styleExtended {
+			code = optExtendedHeaders
+		}
+		w.option(code, nil)
+		w.wantReply(code, repAck)
 		w.option(optSetMetaContext, contextRequest{queries: []string{contextAllocation}}.encode())
 		w.wantReply(optSetMetaContext, repMetaContext)
 		w.wantReply(optSetMetaContext, repAck)
-		w.structured = true
+		w.style = s
 	}
 	w.option(optGo, infoRequest{}.encode())
 	w.wantReply(optGo, repInfo)

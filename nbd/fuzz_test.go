@@ -21,11 +21,57 @@ func FuzzRequest(f *testing.F) {
 		if again := encoded(r); !bytes.Equal(again, b[:requestBytes]) {
 			t.Fatalf("%x decodes to %+v, which encodes to %x", b, r, again)
 		}
-		limits := terms{sizeBytes: 1 << 30, structured: true, allocation: true}
+		limits := terms{sizeBytes: 1 << 30, style: styleStructured, allocation: true}
 		if limits.check(r) == codeOK && r.kind != cmdFlush {
-			if end := r.offset + uint64(r.length); end < r.offset || end > limits.sizeBytes {
+			if end := r.offset + r.length; end < r.offset || end > limits.sizeBytes {
 				t.Fatalf("%+v is let through on an export of %d bytes", r, limits.sizeBytes)
 			}
+		}
+	})
+}
+
+// FuzzExtendedRequest decodes a header with what follows it, and expects that nothing gets through that reaches beyond
+// the export, has more payload than is received, or makes the server allocate for a length that it did not check.
+func FuzzExtendedRequest(f *testing.F) {
+	payload := make([]byte, filterBytes)
+	filter{length: 1 << 40, context: allocationContext}.encode(payload)
+	f.Add(encodedExtended(request{kind: cmdBlockStatus, offset: 4096}, payload...))
+	f.Add(encodedExtended(request{kind: cmdWrite, flags: cmdFlagFUA, cookie: 1 << 63, offset: 4096, length: 5}, 1, 2, 3, 4, 5))
+	f.Add(encodedExtended(request{kind: cmdTrim, offset: 4096, length: 1 << 40}))
+	limits := terms{sizeBytes: 1 << 50, style: styleExtended, allocation: true}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < extendedRequestBytes {
+			return
+		}
+		r, err := decodeExtended(b)
+		if err != nil {
+			return
+		}
+		again := make([]byte, extendedRequestBytes)
+		if r.encodeExtended(again); !bytes.Equal(again, b[:extendedRequestBytes]) {
+			t.Fatalf("%x decodes to %+v, which encodes to %x", b, r, again)
+		}
+		if limits.check(r) != codeOK {
+			return
+		}
+		if r.payload > maxPayloadBytes || r.payload > 0 && r.kind != cmdWrite && r.kind != cmdBlockStatus {
+			t.Fatalf("%+v is let through", r)
+		}
+		if b = b[extendedRequestBytes:]; r.kind == cmdBlockStatus && r.payload > 0 {
+			if uint64(len(b)) < r.payload {
+				return
+			}
+			var code uint32
+			if r, code = limits.checkFilter(r, b[:r.payload]); code != codeOK {
+				return
+			}
+			again := make([]byte, filterBytes)
+			if decodeFilter(b).encode(again); !bytes.Equal(again, b[:filterBytes]) {
+				t.Fatalf("filter %x is encoded as %x", b[:filterBytes], again)
+			}
+		}
+		if end := r.offset + r.length; r.kind != cmdFlush && (end < r.offset || end > limits.sizeBytes) {
+			t.Fatalf("%+v is let through on an export of %d bytes", r, limits.sizeBytes)
 		}
 	})
 }
@@ -45,16 +91,18 @@ func FuzzOption(f *testing.F) {
 
 func FuzzReply(f *testing.F) {
 	f.Add(appendSimple(nil, 7, codeIO))
-	f.Add(appendFailure(nil, 7, codeNoSpace))
-	f.Add(appendData(nil, 7, 4096, 512))
+	for _, s := range []style{styleStructured, styleExtended} {
+		f.Add(s.appendFailure(nil, tag{7, 4096}, codeNoSpace))
+		f.Add(s.appendData(nil, replyFlagDone, tag{7, 4096}, 4096, 512))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := decodeReply(b)
 		if err != nil {
 			return
 		}
 		again := appendSimple(nil, r.cookie, r.code)
-		if r.structured {
-			again = appendChunk(nil, 0, r.kind, r.cookie, r.length)
+		if r.style.chunked() {
+			again = r.style.appendChunk(nil, 0, r.kind, tag{r.cookie, r.offset}, int(r.length))
 			copy(again[chunkFlagsAt:], b[chunkFlagsAt:chunkTypeAt])
 		}
 		if !bytes.Equal(again, b[:len(again)]) {
@@ -72,6 +120,7 @@ func FuzzHandshake(f *testing.F) {
 	}
 	add(3, optGo, infoRequest{name: "a"}.encode())
 	add(3, optSetMetaContext, contextRequest{name: "a", queries: []string{contextAllocation}}.encode())
+	add(3, optExtendedHeaders, nil)
 	add(0, optExportName, []byte("a"))
 	device := newMemory(testSize)
 	f.Fuzz(func(t *testing.T, b []byte) {

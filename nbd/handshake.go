@@ -13,6 +13,7 @@ var (
 	errAborted     = errors.New("client aborted the handshake")
 	errClientFlags = errors.New("client sets unknown flags")
 	errNotFixed    = errors.New("client without fixed newstyle sends another option than the export's name")
+	errExportName  = errors.New("client with extended headers sends an export's name instead of GO")
 	errOptionSize  = errors.New("option longer than the server drops")
 )
 
@@ -25,7 +26,7 @@ type handshake struct {
 	out     []byte                       // its replies, sent in one write
 
 	fixed, noZeroes bool
-	structured      bool
+	style           style
 
 	// The context base:allocation is selected for contextExport; selected or not, only the last choice counts.
 	allocation    bool
@@ -129,7 +130,18 @@ func (h *handshake) answer(o option) (export Export, agreed terms, chosen bool) 
 			h.refuse(o, repErrInvalid, "option takes no data")
 			return
 		}
-		h.structured = true
+		if h.style == styleExtended {
+			h.refuse(o, repErrExtHeaderReqd, "extended headers are in use already")
+			return
+		}
+		h.style = styleStructured
+		h.reply(o, repAck)
+	case optExtendedHeaders: // takes precedence over structured replies
+		if o.length != 0 {
+			h.refuse(o, repErrInvalid, "option takes no data")
+			return
+		}
+		h.style = styleExtended
 		h.reply(o, repAck)
 	case optInfo, optGo:
 		if tooBig {
@@ -183,6 +195,9 @@ func (h *handshake) list(o option) {
 
 // exportName answers EXPORT_NAME, which has no way to say no but to end the connection.
 func (h *handshake) exportName() (Export, terms, error) {
+	if h.style == styleExtended {
+		return Export{}, terms{}, errExportName
+	}
 	if h.data == nil {
 		return Export{}, terms{}, fmt.Errorf("export name: %w", errOptionSize)
 	}
@@ -212,7 +227,7 @@ func (h *handshake) agree(name string, e Export) terms {
 	return terms{
 		sizeBytes:  uint64(e.Device.Size()),
 		readOnly:   e.ReadOnly,
-		structured: h.structured,
+		style:      h.style,
 		allocation: h.allocation && h.contextExport == name,
 	}
 }
@@ -295,8 +310,8 @@ const (
 
 // contexts answers LIST_META_CONTEXT and SET_META_CONTEXT.
 func (h *handshake) contexts(o option) {
-	if !h.structured {
-		h.refuse(o, repErrInvalid, "structured replies are needed first")
+	if !h.style.chunked() {
+		h.refuse(o, repErrInvalid, "structured replies or extended headers are needed first")
 		return
 	}
 	r, err := decodeContextRequest(h.data)

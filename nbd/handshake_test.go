@@ -57,6 +57,19 @@ func TestGoldenHandshakes(t *testing.T) {
 		"list_and_abort":        {{0, 0, 0, 3}, option(optList, nil), option(optAbort, []byte("ignored"))},
 		"info":                  {{0, 0, 0, 3}, option(optInfo, all.encode()), option(optInfo, infoRequest{name: "nothing"}.encode())},
 		"go":                    {{0, 0, 0, 3}, option(optStructuredReply, nil), option(optGo, all.encode())},
+		"extended": {
+			{0, 0, 0, 3},
+			option(optExtendedHeaders, []byte("x")), // refused: it takes no data
+			option(optStructuredReply, nil),
+			option(optExtendedHeaders, nil),
+			option(optExtendedHeaders, nil),
+			option(optStructuredReply, nil), // refused: there is no way back
+			option(optInfo, infoRequest{name: "disk"}.encode()),
+			option(optSetMetaContext, query.encode()),
+			option(optGo, infoRequest{name: "disk"}.encode()),
+		},
+		"extended_first":       {{0, 0, 0, 3}, option(optExtendedHeaders, nil), option(optListMetaContext, query.encode()), option(optAbort, nil)},
+		"extended_export_name": {{0, 0, 0, 3}, option(optExtendedHeaders, nil), option(optExportName, []byte("disk"))},
 		"contexts": {
 			{0, 0, 0, 3},
 			option(optListMetaContext, query.encode()), // refused: structured replies come first
@@ -68,7 +81,7 @@ func TestGoldenHandshakes(t *testing.T) {
 			option(optSetMetaContext, contextRequest{name: "disk"}.encode()),
 			option(optSetMetaContext, contextRequest{name: "nothing"}.encode()),
 		},
-		"unknown_options": {{0, 0, 0, 3}, option(5, nil), option(11, nil), option(4, []byte("x")), option(0xffffffff, nil)},
+		"unknown_options": {{0, 0, 0, 3}, option(5, nil), option(12, nil), option(4, []byte("x")), option(0xffffffff, nil)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := start(t, Config{},
@@ -177,7 +190,7 @@ func TestContextsBelongToOneExport(t *testing.T) {
 	f := start(t, Config{}, Export{Name: "a", Device: newMemory(testSize)}, Export{Name: "b", Device: newMemory(testSize)})
 	w := f.dial()
 	w.greet(flagFixedNewstyle)
-	w.structured = true
+	w.style = styleStructured
 	w.option(optStructuredReply, nil)
 	w.wantReply(optStructuredReply, repAck)
 	w.option(optSetMetaContext, contextRequest{name: "a", queries: []string{contextAllocation}}.encode())
@@ -199,7 +212,7 @@ func TestFailedChoiceOfContextsClearsThem(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := start(t, Config{}, Export{Name: "a", Device: newMemory(testSize)}).dial()
 			w.greet(flagFixedNewstyle)
-			w.structured = true
+			w.style = styleStructured
 			w.option(optStructuredReply, nil)
 			w.wantReply(optStructuredReply, repAck)
 			w.option(optSetMetaContext, contextRequest{name: "a", queries: []string{contextAllocation}}.encode())

@@ -77,7 +77,8 @@ func (l *leader) apply(b *batch, a *answers, leading bool) (*answers, bool) {
 		if err != nil {
 			l.logFailure("apply", err)
 		}
-		a.add(l.t.parser.terms.structured, b.cookies[i], errorCode(err))
+		to := tag{b.cookies[i], uint64(b.changes[i].Offset)}
+		a.small = l.t.parser.terms.style.appendAnswer(a.small, to, errorCode(err))
 	}
 	return a, leading
 }
@@ -96,7 +97,7 @@ func (l *leader) flush(b *batch, a *answers, leading bool) (*answers, bool) {
 	a, leading = l.unguard(leading)
 	a.chargeBytes += int64(len(b.flushes)) * requestChargeBytes
 	for _, cookie := range b.flushes {
-		a.add(l.t.parser.terms.structured, cookie, errorCode(err))
+		a.small = l.t.parser.terms.style.appendAnswer(a.small, tag{cookie: cookie}, errorCode(err)) // a flush is at 0
 	}
 	return a, leading
 }

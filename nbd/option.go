@@ -62,6 +62,7 @@ const (
 	optStructuredReply uint32 = 8
 	optListMetaContext uint32 = 9
 	optSetMetaContext  uint32 = 10
+	optExtendedHeaders uint32 = 11
 )
 
 // Option reply types.
@@ -76,6 +77,8 @@ const (
 	repErrUnknown  uint32 = 1<<31 + 6
 	repErrShutdown uint32 = 1<<31 + 7
 	repErrTooBig   uint32 = 1<<31 + 9
+
+	repErrExtHeaderReqd uint32 = 1<<31 + 10
 )
 
 // Information types.
@@ -98,6 +101,8 @@ const (
 	exportCanMultiConn    uint16 = 1 << 8
 	exportSendCache       uint16 = 1 << 10
 	exportSendFastZero    uint16 = 1 << 11
+
+	exportBlockStatusPayload uint16 = 1 << 12
 )
 
 const (

@@ -250,7 +250,7 @@ func TestManyClients(t *testing.T) {
 		clients.Go(func() {
 			for n := range 50 {
 				data := randomBytes(1 + (i*7919+n*104729)%200000)
-				r := request{kind: cmdWrite, cookie: uint64(n), offset: uint64(i << 20), length: uint32(len(data))}
+				r := request{kind: cmdWrite, cookie: uint64(n), offset: uint64(i << 20), length: uint64(len(data))}
 				w.want(codeOK, r, data...)
 				r.kind = cmdRead
 				got := w.want(codeOK, r).payload

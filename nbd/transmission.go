@@ -247,17 +247,17 @@ func (t *transmission) answerReads(b *batch, a *answers) *answers {
 
 // readNow answers r if that needs no waiting for device or memory. expect is how much the batch still reads.
 func (t *transmission) readNow(a *answers, r request, expect int) bool {
-	structured := t.parser.terms.structured
-	n := readReplyBytes(structured, int(r.length))
+	s := t.parser.terms.style
+	n := s.readHeaderBytes() + int(r.length)
 	buf := a.bufferFor(n, expect, t.server.replies)
 	if buf == nil {
 		return false
 	}
-	data := encodeRead(buf.mem[buf.filled:buf.filled+n], structured, r)
+	data := encodeRead(buf.mem[buf.filled:buf.filled+n], s, r)
 	ok, err := t.device.ReadNoWait(data, int64(r.offset))
 	switch {
 	case err != nil:
-		a.add(structured, r.cookie, errorCode(err))
+		a.small = s.appendAnswer(a.small, r.tag(), errorCode(err))
 		return true
 	case ok:
 		buf.filled += n
@@ -281,31 +281,37 @@ func (a *answers) bufferFor(n, expect int, quota *quota) *buffer {
 
 // readSlow answers r on a goroutine that may wait for memory and device.
 func (t *transmission) readSlow(r request) {
-	structured := t.parser.terms.structured
+	s := t.parser.terms.style
 	a := t.server.answers.get()
 	a.chargeBytes, a.pooledBytes = r.chargeBytes(), r.chargeBytes()
-	if code := t.readInto(a, r, structured); code != codeOK {
-		a.add(structured, r.cookie, code)
+	if code := t.readInto(a, r, s); code != codeOK {
+		a.small = s.appendAnswer(a.small, r.tag(), code)
 	}
 	t.sender.send(a)
 }
 
-func (t *transmission) readInto(a *answers, r request, structured bool) uint32 {
+func (t *transmission) readInto(a *answers, r request, s style) uint32 {
 	if t.sender.failure() != nil {
 		return codeIO // nobody will see it
 	}
-	n := readReplyBytes(structured, int(r.length))
+	n := s.readHeaderBytes() + int(r.length)
 	b, err := t.server.replies.get(t.abandoned, n)
 	if err != nil {
 		return codeNoMem
 	}
-	if err := t.device.Read(encodeRead(b.mem[:n], structured, r), int64(r.offset)); err != nil {
+	if err := t.device.Read(encodeRead(b.mem[:n], s, r), int64(r.offset)); err != nil {
 		b.release()
 		return errorCode(err)
 	}
 	b.filled = n
 	a.buffers = append(a.buffers, b)
 	return codeOK
+}
+
+// encodeRead writes the header of the answer to r at the start of space, and returns where its data belongs.
+func encodeRead(space []byte, s style, r request) (data []byte) {
+	header := s.appendReadHeader(space[:0], r.tag(), int(r.length))
+	return space[len(header) : len(header)+int(r.length)]
 }
 
 // describe answers a block status request.
@@ -321,9 +327,9 @@ func (t *transmission) describe(r request) {
 		err = errExtents
 	}
 	if err != nil {
-		t.server.cfg.Logger.Debug().Err(err).Uint64("offset", r.offset).Uint32("length", r.length).
+		t.server.cfg.Logger.Debug().Err(err).Uint64("offset", r.offset).Uint64("length", r.length).
 			Msg("nbd block status failed")
-		a.add(true, r.cookie, errorCode(err))
+		a.small = t.parser.terms.style.appendAnswer(a.small, r.tag(), errorCode(err))
 	} else {
 		t.appendStatus(a, r, extents)
 	}
@@ -331,12 +337,13 @@ func (t *transmission) describe(r request) {
 }
 
 func (t *transmission) appendStatus(a *answers, r request, extents []Extent) {
-	b, err := t.server.replies.get(t.abandoned, statusBytes+extentBytes*len(extents))
+	s := t.parser.terms.style
+	b, err := t.server.replies.get(t.abandoned, s.statusReplyBytes(len(extents)))
 	if err != nil {
-		a.add(true, r.cookie, codeNoMem)
+		a.small = s.appendAnswer(a.small, r.tag(), codeNoMem)
 		return
 	}
-	b.filled = len(appendStatus(b.mem[:0], r.cookie, allocationContext, extents))
+	b.filled = len(s.appendStatus(b.mem[:0], r.tag(), allocationContext, extents))
 	a.buffers = append(a.buffers, b)
 }
 

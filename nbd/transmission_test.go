@@ -13,18 +13,20 @@ import (
 
 const testSize = 1 << 20
 
+var allStyles = []style{styleSimple, styleStructured, styleExtended}
+
 func TestReadsWhatWasWritten(t *testing.T) {
-	for _, structured := range []bool{false, true} {
+	for _, s := range allStyles {
 		for _, cold := range []bool{false, true} {
-			t.Run(fmt.Sprintf("structured=%v,cold=%v", structured, cold), func(t *testing.T) {
+			t.Run(fmt.Sprintf("style=%d,cold=%v", s, cold), func(t *testing.T) {
 				m := newMemory(testSize)
 				m.cold.Store(cold)
-				w := start(t, Config{}, Export{Name: "a", Device: m}).connect(structured)
+				w := start(t, Config{}, Export{Name: "a", Device: m}).connectWith(s)
 				data := randomBytes(1000)
 				w.want(codeOK, request{kind: cmdWrite, cookie: 7, offset: 13, length: 1000}, data...)
 				a := w.want(codeOK, request{kind: cmdRead, cookie: 8, offset: 13, length: 1000})
 				got := a.payload
-				if structured {
+				if s.chunked() {
 					if a.kind != chunkOffsetData || !a.done || binary.BigEndian.Uint64(got) != 13 {
 						t.Fatalf("chunk %+v", a.reply)
 					}
@@ -63,7 +65,7 @@ func TestCodes(t *testing.T) {
 		{"write past the end", request{kind: cmdWrite, offset: beyond - 1, length: 2}, 2, codeNoSpace, codePerm},
 		{"write overflow", request{kind: cmdWrite, offset: math.MaxUint64, length: 2}, 2, codeNoSpace, codePerm},
 		{"write bad flag", request{kind: cmdWrite, flags: cmdFlagDF, length: 2}, 2, codeInvalid, codeInvalid},
-		{"write unknown flag", request{kind: cmdWrite, flags: 1 << 5, length: 2}, 2, codeInvalid, codeInvalid},
+		{"write unknown flag", request{kind: cmdWrite, flags: 1 << 6, length: 2}, 2, codeInvalid, codeInvalid},
 		{"write too much", request{kind: cmdWrite, length: maxPayloadBytes + 1}, maxPayloadBytes + 1, codeNoSpace, codePerm},
 		{"flush", request{kind: cmdFlush}, 0, codeOK, codeOK},
 		{"flush a range", request{kind: cmdFlush, length: 1}, 0, codeInvalid, codeInvalid},
@@ -85,15 +87,18 @@ func TestCodes(t *testing.T) {
 		{"resize", request{kind: 8, length: 4}, 0, codeInvalid, codeInvalid},
 		{"unknown", request{kind: 0xffff, offset: 1, length: 1}, 0, codeInvalid, codeInvalid},
 	}
-	for _, readOnly := range []bool{false, true} {
+	check := func(s style, readOnly bool) {
 		f := start(t, Config{}, Export{Name: "a", Device: newMemory(testSize), ReadOnly: readOnly})
-		w := f.connect(true)
+		w := f.connectWith(s)
 		for i, r := range rows {
 			code := r.code
 			if readOnly {
 				code = r.ro
 			}
-			t.Run(fmt.Sprintf("%s,readonly=%v", r.name, readOnly), func(t *testing.T) {
+			if s == styleExtended && r.payload > maxPayloadBytes {
+				continue // ends the connection
+			}
+			t.Run(fmt.Sprintf("%s,style=%d,readonly=%v", r.name, s, readOnly), func(t *testing.T) {
 				r.request.cookie = uint64(i) + 1
 				w.tb = t
 				w.want(code, r.request, make([]byte, r.payload)...)
@@ -101,15 +106,21 @@ func TestCodes(t *testing.T) {
 			})
 		}
 	}
+	for _, s := range []style{styleStructured, styleExtended} {
+		check(s, false)
+		check(s, true)
+	}
 }
 
 func TestWithoutStructuredReplies(t *testing.T) {
 	w := start(t, Config{}, Export{Name: "a", Device: newMemory(64 << 20)}).connect(false)
 	w.want(codeInvalid, request{kind: cmdRead, flags: cmdFlagDF, length: 1})
 	w.want(codeInvalid, request{kind: cmdBlockStatus, length: 1})
+	w.want(codeInvalid, request{kind: cmdWrite, flags: cmdFlagPayloadLen, length: 3}, 1, 2, 3)
+	w.want(codeInvalid, request{kind: cmdTrim, flags: cmdFlagPayloadLen, length: 3})
 	w.want(codeInvalid, request{kind: cmdRead, length: maxPayloadBytes + 1})
 	w.want(codeInvalid, request{kind: cmdWrite, length: maxPayloadBytes + 1}, make([]byte, maxPayloadBytes+1)...)
-	if a := w.want(codeOK, request{kind: cmdRead}); a.structured {
+	if a := w.want(codeOK, request{kind: cmdRead}); a.style.chunked() {
 		t.Fatal("structured reply to a client without them")
 	}
 }
@@ -182,11 +193,11 @@ func TestDeviceErrors(t *testing.T) {
 		errors.New("something else"):     codeIO,
 		fmt.Errorf("x: %w", syscall.EIO): codeIO,
 	}
-	for _, structured := range []bool{false, true} {
+	for _, s := range allStyles {
 		for _, cold := range []bool{false, true} {
 			m := newMemory(testSize)
 			m.cold.Store(cold)
-			w := start(t, Config{}, Export{Name: "a", Device: m}).connect(structured)
+			w := start(t, Config{}, Export{Name: "a", Device: m}).connectWith(s)
 			for err, code := range codes {
 				m.fail(fmt.Errorf("device: %w", err))
 				w.want(code, request{kind: cmdRead, length: 10})
@@ -194,7 +205,7 @@ func TestDeviceErrors(t *testing.T) {
 				w.want(code, request{kind: cmdTrim, length: 1})
 				w.want(code, request{kind: cmdWriteZeroes, length: 1})
 				w.want(code, request{kind: cmdFlush})
-				if structured {
+				if s.chunked() {
 					w.want(code, request{kind: cmdBlockStatus, length: 1})
 				}
 			}
@@ -264,11 +275,17 @@ func TestOneReadIsOneBatch(t *testing.T) {
 func TestAnySplit(t *testing.T) {
 	m := newMemory(testSize)
 	f := start(t, Config{}, Export{Name: "a", Device: m})
+	for _, s := range []style{styleSimple, styleExtended} {
+		f.connectWith(s).wantAnySplit()
+	}
+}
+
+func (w *wire) wantAnySplit() {
+	w.tb.Helper()
 	var b []byte
-	b = append(b, encoded(request{kind: cmdWrite, cookie: 1, length: 40}, make([]byte, 40)...)...)
-	b = append(b, encoded(request{kind: cmdWrite, cookie: 2, offset: testSize, length: 30}, make([]byte, 30)...)...)
-	b = append(b, encoded(request{kind: cmdFlush, cookie: 3})...)
-	w := f.connect(false)
+	b = append(b, w.encoded(request{kind: cmdWrite, cookie: 1, length: 40}, make([]byte, 40)...)...)
+	b = append(b, w.encoded(request{kind: cmdWrite, cookie: 2, offset: testSize, length: 30}, make([]byte, 30)...)...)
+	b = append(b, w.encoded(request{kind: cmdFlush, cookie: 3})...)
 	for cut := 1; cut < len(b); cut++ {
 		w.write(b[:cut])
 		w.write(b[cut:])
@@ -278,7 +295,7 @@ func TestAnySplit(t *testing.T) {
 			codes[a.cookie] = a.code
 		}
 		if len(codes) != 3 || codes[1] != codeOK || codes[2] != codeNoSpace || codes[3] != codeOK {
-			t.Fatalf("cut at %d: %v", cut, codes)
+			w.tb.Fatalf("style %d, cut at %d: %v", w.style, cut, codes)
 		}
 	}
 }
@@ -286,15 +303,15 @@ func TestAnySplit(t *testing.T) {
 // TestRandomRequestsAgainstAModel keeps many requests in flight on one connection, in ranges that do not overlap while
 // in flight, and compares every read with a plain array.
 func TestRandomRequestsAgainstAModel(t *testing.T) {
-	for _, structured := range []bool{false, true} {
-		t.Run(fmt.Sprintf("structured=%v", structured), func(t *testing.T) {
+	for _, s := range allStyles {
+		t.Run(fmt.Sprintf("style=%d", s), func(t *testing.T) {
 			m := newMemory(8 << 20)
 			f := prepare(t, Config{BufferBytes: 4 << 20, InFlightBytes: 2 << 20, ReadWorkers: 3}, Export{Name: "a", Device: m})
 			f.takeoverDelay = 1 // take over at every chance
 			f.pool.mapMemory = func(n int) ([]byte, error) { return make([]byte, n), nil }
 			f.pool.unmapMemory, f.pool.poison = func([]byte) {}, true
 			f.serve()
-			w := f.connect(structured)
+			w := f.connectWith(s)
 			model := make([]byte, m.Size())
 			random := rand.New(rand.NewPCG(1, 2))
 			for round := range 150 {
@@ -320,7 +337,7 @@ func (w *wire) randomRound(random *rand.Rand, model []byte) {
 		if random.IntN(10) == 0 {
 			length = 1 + random.IntN(slot)
 		}
-		r := request{cookie: uint64(i), length: uint32(length)}
+		r := request{cookie: uint64(i), length: uint64(length)}
 		r.offset = uint64(i*slot + random.IntN(slot-length+1))
 		part := model[r.offset : r.offset+uint64(length)]
 		var payload []byte
@@ -341,7 +358,7 @@ func (w *wire) randomRound(random *rand.Rand, model []byte) {
 			r.kind = cmdRead
 		}
 		sent[r.cookie] = r
-		b = append(b, encoded(r, payload...)...)
+		b = append(b, w.encoded(r, payload...)...)
 	}
 	go func() { _, _ = w.conn.Write(b) }() // a failure shows in the answers
 	for len(sent) > 0 {
@@ -351,14 +368,7 @@ func (w *wire) randomRound(random *rand.Rand, model []byte) {
 
 func (w *wire) checkRandomAnswer(sent map[uint64]request, model []byte) {
 	w.tb.Helper()
-	b := w.read(simpleBytes)
-	if binary.BigEndian.Uint32(b) == magicChunk {
-		b = append(b, w.read(chunkBytes-simpleBytes)...)
-	}
-	a, err := decodeReply(b)
-	if err != nil {
-		w.tb.Fatalf("reply %x: %v", b, err)
-	}
+	a := w.nextHeader()
 	r, ok := sent[a.cookie]
 	if !ok || a.code != codeOK {
 		w.tb.Fatalf("answer %+v to %+v", a, r)
@@ -367,7 +377,7 @@ func (w *wire) checkRandomAnswer(sent map[uint64]request, model []byte) {
 	if r.kind != cmdRead {
 		return
 	}
-	if a.structured {
+	if a.style.chunked() {
 		w.read(8)
 	}
 	if !bytes.Equal(w.read(int(r.length)), model[r.offset:r.offset+uint64(r.length)]) {

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -11,9 +12,9 @@ import (
 
 // wire is a client made of raw bytes.
 type wire struct {
-	tb         testing.TB
-	conn       net.Conn
-	structured bool
+	tb    testing.TB
+	conn  net.Conn
+	style style
 }
 
 func (w *wire) write(b []byte) {
@@ -71,9 +72,28 @@ func encoded(r request, payload ...byte) []byte {
 	return append(b, payload...)
 }
 
+// encodedExtended sets PAYLOAD_LEN where there is a payload, and for any write.
+func encodedExtended(r request, payload ...byte) []byte {
+	if len(payload) > 0 || r.kind == cmdWrite {
+		r.flags |= cmdFlagPayloadLen
+		r.payload = uint64(len(payload))
+	}
+	b := make([]byte, extendedRequestBytes)
+	r.encodeExtended(b)
+	return append(b, payload...)
+}
+
+// encoded is the request in the connection's layout.
+func (w *wire) encoded(r request, payload ...byte) []byte {
+	if w.style == styleExtended {
+		return encodedExtended(r, payload...)
+	}
+	return encoded(r, payload...)
+}
+
 func (w *wire) send(r request, payload ...byte) {
 	w.tb.Helper()
-	w.write(encoded(r, payload...))
+	w.write(w.encoded(r, payload...))
 }
 
 // answer is one reply with its payload.
@@ -85,24 +105,38 @@ type answer struct {
 // next reads a reply; data is the length of a read that a simple reply may answer.
 func (w *wire) next(data int) answer {
 	w.tb.Helper()
+	a := answer{reply: w.nextHeader()}
+	if a.style == styleSimple {
+		if a.code == codeOK {
+			a.payload = w.read(data)
+		}
+		return a
+	}
+	a.payload = w.read(int(a.length))
+	if a.kind == chunkError {
+		a.code = binary.BigEndian.Uint32(a.payload)
+	}
+	return a
+}
+
+// nextHeader reads the header of a simple reply or a chunk, and checks that the connection may have it.
+func (w *wire) nextHeader() reply {
+	w.tb.Helper()
 	b := w.read(simpleBytes)
-	if bytes.Equal(b[:4], []byte{0x66, 0x8e, 0x33, 0xef}) {
+	switch binary.BigEndian.Uint32(b) {
+	case magicChunk:
 		b = append(b, w.read(chunkBytes-simpleBytes)...)
+	case magicExtendedChunk:
+		b = append(b, w.read(extendedChunkBytes-simpleBytes)...)
 	}
 	r, err := decodeReply(b)
 	if err != nil {
 		w.tb.Fatalf("decode reply %x: %v", b, err)
 	}
-	a := answer{reply: r}
-	if r.structured {
-		a.payload = w.read(int(r.length))
-		if r.kind == chunkError {
-			a.code = uint32(a.payload[2])<<8 | uint32(a.payload[3])
-		}
-	} else if r.code == codeOK {
-		a.payload = w.read(data)
+	if r.style != w.style && !(r.style == styleSimple && w.style == styleStructured) {
+		w.tb.Fatalf("reply %+v to a client with style %d", r, w.style)
 	}
-	return a
+	return r
 }
 
 // want sends a request and checks the code of its answer.
@@ -110,12 +144,15 @@ func (w *wire) want(code uint32, r request, payload ...byte) answer {
 	w.tb.Helper()
 	w.send(r, payload...)
 	data := 0
-	if r.kind == cmdRead && !w.structured {
+	if r.kind == cmdRead && !w.style.chunked() {
 		data = int(r.length)
 	}
 	a := w.next(data)
 	if a.cookie != r.cookie || a.code != code {
 		w.tb.Fatalf("request %+v: got cookie %d code %d, want code %d", r, a.cookie, a.code, code)
+	}
+	if !a.done || w.style == styleExtended && a.offset != r.offset {
+		w.tb.Fatalf("request %+v: answered by %+v", r, a.reply)
 	}
 	return a
 }
