@@ -39,52 +39,74 @@ func (c *connection) run() {
 	defer c.conn.Close()
 	logger := c.server.cfg.Logger.With().Stringer("client", c.conn.RemoteAddr()).Logger()
 	disconnects := c.server.disconnectsSoFar()
-	export, agreed, err := c.negotiate(logger)
+	bytes, export, agreed, err := c.negotiate(logger)
 	if err != nil {
-		logger.Debug().Err(err).Msg("nbd handshake ended")
 		return
 	}
-	t, err := c.enter(&export, agreed, disconnects)
+	t, err := c.enter(bytes, &export, agreed, disconnects)
 	if err != nil {
 		export.release()
 		logger.Warn().Err(err).Str("export", export.Name).Msg("nbd client refused")
 		return
 	}
+	logger = identified(logger, bytes)
 	logger.Info().Str("export", export.Name).Msg("nbd client connected")
 	err = t.run()
 	export.release()
 	logger.Info().Str("export", export.Name).AnErr("reason", err).Msg("nbd client disconnected")
-	if err != nil && !errors.Is(err, io.EOF) && t.sender.failure() == nil {
-		t.parser.input.socket.linger(lingerTime)
+	if t.sender.failure() == nil {
+		bytes.end(err == nil || errors.Is(err, io.EOF), lingerTime)
 	}
 }
 
-// negotiate does the handshake, in no longer than it may take.
-func (c *connection) negotiate(logger zerolog.Logger) (Export, terms, error) {
-	if err := c.conn.SetDeadline(time.Now().Add(c.server.cfg.HandshakeTimeout)); err != nil {
-		return Export{}, terms{}, fmt.Errorf("limit the handshake's time: %w", err)
-	}
+// negotiate does the handshake, in no longer than it may take, and returns what the transmission phase goes on with.
+// It logs why there is none.
+func (c *connection) negotiate(logger zerolog.Logger) (stream, Export, terms, error) {
 	h := handshake{
 		conn:    c.conn,
 		exports: c.server.cfg.Exports,
+		tls:     c.server.cfg.TLS,
+		mustTLS: c.server.mustTLS(c.conn),
+		records: &c.server.records,
 		logger: func(name string, err error) {
 			logger.Warn().Err(err).Str("export", name).Msg("nbd export not available")
 		},
 	}
+	bytes, export, agreed, err := c.shake(&h)
+	switch {
+	case errors.Is(err, errTLS), err != nil && h.shunned && h.secure == nil:
+		logger.Info().Err(err).Msg("nbd client refused")
+	case err != nil:
+		logger.Debug().Err(err).Msg("nbd handshake ended")
+	}
+	if err != nil && h.secure != nil {
+		h.secure.endHandshake()
+	}
+	return bytes, export, agreed, err
+}
+
+func (c *connection) shake(h *handshake) (stream, Export, terms, error) {
+	if err := c.conn.SetDeadline(time.Now().Add(c.server.cfg.HandshakeTimeout)); err != nil {
+		return nil, Export{}, terms{}, fmt.Errorf("limit the handshake's time: %w", err)
+	}
 	export, agreed, err := h.run()
 	if err != nil {
-		return Export{}, terms{}, err
+		return nil, Export{}, terms{}, err
 	}
-	if err := c.conn.SetDeadline(time.Time{}); err != nil {
+	var bytes stream
+	if err = c.conn.SetDeadline(time.Time{}); err == nil {
+		bytes, err = h.stream(c.conn)
+	}
+	if err != nil {
 		export.release()
-		return Export{}, terms{}, fmt.Errorf("end the handshake's time limit: %w", err)
+		return nil, Export{}, terms{}, fmt.Errorf("end the handshake: %w", err)
 	}
-	return export, agreed, nil
+	return bytes, export, agreed, nil
 }
 
 // enter moves the connection to transmission. A Disconnect since the handshake began cannot have seen this client, so
 // then the export is looked up again, and released by the caller whatever happens.
-func (c *connection) enter(export *Export, agreed terms, disconnects uint64) (*transmission, error) {
+func (c *connection) enter(bytes stream, export *Export, agreed terms, disconnects uint64) (*transmission, error) {
 	for !c.choose(export.Name, &disconnects) {
 		again, err := c.server.cfg.Exports.Lookup(export.Name)
 		if err != nil {
@@ -96,10 +118,7 @@ func (c *connection) enter(export *Export, agreed terms, disconnects uint64) (*t
 			return nil, errReplaced
 		}
 	}
-	t, err := newTransmission(c.server, c.conn, export.Device, agreed)
-	if err != nil {
-		return nil, err
-	}
+	t := newTransmission(c.server, c.conn, bytes, export.Device, agreed)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.draining {

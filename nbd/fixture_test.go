@@ -54,14 +54,14 @@ func (e *exports) Lookup(name string) (Export, error) {
 	return x, nil
 }
 
-func (e *exports) List() []string {
+func (e *exports) List() []Listing {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var names []string
-	for name := range e.byName {
-		names = append(names, name)
+	var list []Listing
+	for name, x := range e.byName {
+		list = append(list, Listing{Name: name, Description: x.Description})
 	}
-	return names
+	return list
 }
 
 func (e *exports) withdraw(name string) {

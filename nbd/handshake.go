@@ -25,8 +25,22 @@ type handshake struct {
 	data    []byte                       // of the option at hand
 	out     []byte                       // its replies, sent in one write
 
-	fixed, noZeroes bool
-	style           style
+	tls     *TLS        // nil: STARTTLS is refused
+	mustTLS bool        // nothing else is answered before it
+	records *recordPool // for the connection inside TLS
+	secure  *tlsSocket  // nil: in plaintext
+
+	starting bool // STARTTLS was acknowledged; the next bytes are TLS
+	shunned  bool // the client was refused something for being in plaintext
+
+	fixed, noZeroes bool // the client's flags
+	agreement
+}
+
+// agreement is what the options agreed on so far. STARTTLS forgets all of it: whoever sits between client and server
+// can have had a say in it.
+type agreement struct {
+	style style
 
 	// The context base:allocation is selected for contextExport; selected or not, only the last choice counts.
 	allocation    bool
@@ -61,6 +75,10 @@ func (h *handshake) run() (Export, terms, error) {
 			return export, agreed, nil
 		case o.code == optAbort:
 			return Export{}, terms{}, errAborted
+		case h.starting:
+			if err := h.startTLS(); err != nil {
+				return Export{}, terms{}, err
+			}
 		}
 	}
 }
@@ -119,10 +137,17 @@ func (h *handshake) dropData(o option) error {
 
 // answer appends the replies to an option. chosen: it was GO, and succeeded.
 func (h *handshake) answer(o option) (export Export, agreed terms, chosen bool) {
+	if h.mustTLS && h.secure == nil && o.code != optAbort && o.code != optStartTLS {
+		h.shunned = true
+		h.refuse(o, repErrTLSReqd, tlsRequired)
+		return
+	}
 	tooBig := o.length > maxOptionBytes
 	switch o.code {
 	case optAbort: // data are ignored
 		h.reply(o, repAck)
+	case optStartTLS:
+		h.acceptTLS(o)
 	case optList:
 		h.list(o)
 	case optStructuredReply:
@@ -181,14 +206,14 @@ func (h *handshake) flush() error {
 	return nil
 }
 
-// list answers LIST: every export by name.
+// list answers LIST: every export by name, and with what it says of itself to people.
 func (h *handshake) list(o option) {
 	if o.length != 0 {
 		h.refuse(o, repErrInvalid, "option takes no data")
 		return
 	}
-	for _, name := range h.exports.List() {
-		h.reply(o, repServer, appendString(nil, name))
+	for _, l := range h.exports.List() {
+		h.reply(o, repServer, appendString(nil, l.Name), []byte(l.Description))
 	}
 	h.reply(o, repAck)
 }
@@ -197,6 +222,10 @@ func (h *handshake) list(o option) {
 func (h *handshake) exportName() (Export, terms, error) {
 	if h.style == styleExtended {
 		return Export{}, terms{}, errExportName
+	}
+	if h.mustTLS && h.secure == nil {
+		h.shunned = true
+		return Export{}, terms{}, errPlaintext
 	}
 	if h.data == nil {
 		return Export{}, terms{}, fmt.Errorf("export name: %w", errOptionSize)

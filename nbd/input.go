@@ -26,7 +26,7 @@ var errStalled = errors.New("client stalled in the middle of a request")
 // A buffer of the quota large holds one request and never the start of the next, so that nobody waits for one such
 // buffer while holding another.
 type input struct {
-	socket       *socket
+	socket       stream
 	small, large *quota
 	timeout      time.Duration // for a client to send the rest of a request, besides 1 s for each MiB
 	setDeadline  func(time.Time) error
@@ -44,7 +44,7 @@ type input struct {
 	giveBack func()
 }
 
-func newInput(s *socket, small, large *quota, timeout time.Duration) *input {
+func newInput(s stream, small, large *quota, timeout time.Duration) *input {
 	in := &input{socket: s, small: small, large: large, timeout: timeout}
 	in.lend = func() []byte {
 		if in.buf = in.small.try(receiveBufferBytes); in.buf == nil {

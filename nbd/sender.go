@@ -11,7 +11,7 @@ import (
 // does not take at once is left to one goroutine that may wait. Answers that come up meanwhile are queued and leave
 // together.
 type sender struct {
-	socket  *socket
+	socket  stream
 	pool    *answerPool
 	timeout time.Duration // for a client to take sendProgressBytes, or all
 
@@ -108,13 +108,13 @@ func (s *sender) write(wait bool) error {
 	}
 	all := s.parts
 	if wait {
-		if err := s.socket.conn.SetWriteDeadline(time.Now().Add(s.timeout)); err != nil {
+		if err := s.socket.setWriteDeadline(time.Now().Add(s.timeout)); err != nil {
 			return err
 		}
 	}
 	rest, err := s.socket.send(s.parts, wait)
 	if err == nil && wait {
-		err = s.socket.conn.SetWriteDeadline(time.Time{})
+		err = s.socket.setWriteDeadline(time.Time{})
 	}
 	s.parts = all[:copy(all, rest)]
 	return err

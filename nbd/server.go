@@ -25,8 +25,14 @@ type Exports interface {
 	// ErrUnknownExport.
 	Lookup(name string) (Export, error)
 
-	// List returns the names that clients may see.
-	List() []string
+	// List returns the exports that clients may see.
+	List() []Listing
+}
+
+// Listing is an export as a list shows it.
+type Listing struct {
+	Name        string // canonical
+	Description string // for people; may be empty
 }
 
 // Export is a device under a name, as Lookup lends it to one client.
@@ -51,6 +57,7 @@ func (e Export) release() {
 type Config struct {
 	Exports Exports // required
 	Logger  zerolog.Logger
+	TLS     *TLS // nil: connections are in plaintext
 
 	HandshakeTimeout time.Duration // for all of the handshake; default 10 s
 	ReceiveTimeout   time.Duration // for the rest of a request, and 1 s more for each MiB; default 30 s
@@ -94,6 +101,7 @@ type Server struct {
 	answers                   answerPool
 	batches                   batchPool
 	reads                     readPool
+	records                   recordPool
 
 	mu          sync.Mutex
 	closed      bool

@@ -118,7 +118,7 @@ func TestDisconnectDuringTheHandshake(t *testing.T) {
 	if err := f.Disconnect(context.Background(), "a"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.enter(&export, terms{sizeBytes: testSize}, disconnects); !errors.Is(err, ErrUnknownExport) {
+	if _, err := c.enter(nil, &export, terms{sizeBytes: testSize}, disconnects); !errors.Is(err, ErrUnknownExport) {
 		t.Fatalf("entered a withdrawn export: %v", err)
 	}
 	export.release()

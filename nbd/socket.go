@@ -11,15 +11,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// errAgain is a net.Error that passes, so that crypto/tls goes on after it where it was.
 var (
-	errAgain    = errors.New("nothing to read now")
-	errNoBuffer = errors.New("no buffer now")
+	errAgain    error = again{}
+	errNoBuffer       = errors.New("no buffer now")
 )
 
-// socket moves the bytes of the transmission phase. It is the only place that knows they come from a file descriptor,
-// so a connection inside TLS needs another one of these and nothing else.
-//
-// One goroutine at a time receives, one at a time sends; they need not be the same.
+type again struct{}
+
+func (again) Error() string   { return "nothing to read now" }
+func (again) Timeout() bool   { return false }
+func (again) Temporary() bool { return true }
+
+// socket is the stream of a connection in plaintext, and under TLS that of its records. Only socket knows that there
+// is a file descriptor.
 type socket struct {
 	conn net.Conn
 	raw  syscall.RawConn
@@ -63,14 +68,13 @@ func newSocket(conn net.Conn) (*socket, error) {
 	return s, nil
 }
 
-// receive reads into dst; it waits for bytes if wait is set, and returns errAgain if not and there are none.
+// receive is stream's.
 func (s *socket) receive(dst []byte, wait bool) (int, error) {
 	s.in = receiving{dst: dst, wait: wait}
 	return s.runReceive()
 }
 
-// receiveLent waits for bytes without holding a buffer: lend is asked for one whenever there may be something to read,
-// and giveBack is told when there was nothing after all. It returns errNoBuffer when lend returns nil.
+// receiveLent is stream's.
 func (s *socket) receiveLent(lend func() []byte, giveBack func()) (int, error) {
 	s.in = receiving{lend: lend, giveBack: giveBack, wait: true}
 	return s.runReceive()
@@ -117,7 +121,7 @@ func (s *socket) stepReceive(fd uintptr) bool {
 	return true
 }
 
-// awaitBytes waits until receive would return something.
+// awaitBytes is stream's.
 func (s *socket) awaitBytes() error { return s.raw.Read(s.peekStep) }
 
 func (s *socket) stepPeek(fd uintptr) bool {
@@ -130,8 +134,10 @@ func (s *socket) stepPeek(fd uintptr) bool {
 	}
 }
 
-// send writes parts and returns what did not leave; it uses parts as its own. Without wait it leaves what the socket
-// does not take at once; with wait, at most what is left after sendProgressBytes.
+// setWriteDeadline is stream's.
+func (s *socket) setWriteDeadline(at time.Time) error { return s.conn.SetWriteDeadline(at) }
+
+// send is stream's.
 func (s *socket) send(parts [][]byte, wait bool) (rest [][]byte, err error) {
 	s.out = sending{parts: parts, wait: wait}
 	err = s.raw.Write(s.sendStep)
@@ -196,6 +202,13 @@ func retryInterrupted(fd uintptr, b []byte, call func(int, []byte) (int, error))
 		if err != unix.EINTR {
 			return max(n, 0), err
 		}
+	}
+}
+
+// end is stream's.
+func (s *socket) end(byClient bool, limit time.Duration) {
+	if !byClient {
+		s.linger(limit)
 	}
 }
 

@@ -22,7 +22,7 @@ var errDraining = errors.New("server asked the connection to end")
 type transmission struct {
 	server *Server
 	device Device
-	conn   net.Conn
+	conn   net.Conn // the client's; its deadlines and its end are those of the stream
 	parser parser
 	sender sender
 
@@ -43,11 +43,7 @@ type transmission struct {
 	ended         error // why the input ended
 }
 
-func newTransmission(s *Server, conn net.Conn, device Device, agreed terms) (*transmission, error) {
-	socket, err := newSocket(conn)
-	if err != nil {
-		return nil, err
-	}
+func newTransmission(s *Server, conn net.Conn, bytes stream, device Device, agreed terms) *transmission {
 	t := &transmission{
 		server:             s,
 		device:             device,
@@ -58,18 +54,18 @@ func newTransmission(s *Server, conn net.Conn, device Device, agreed terms) (*tr
 	t.changed.L = &t.mu
 	t.abandoned, t.abandon = context.WithCancel(context.Background())
 	t.inputEnds, t.endOfInput = context.WithCancel(t.abandoned)
-	input := newInput(socket, s.receives, s.larges, s.cfg.ReceiveTimeout)
+	input := newInput(bytes, s.receives, s.larges, s.cfg.ReceiveTimeout)
 	input.setDeadline, input.awaitSole = t.setReceiveDeadline, t.awaitSole
 	t.parser = parser{input: input, terms: agreed}
 	t.sender = sender{
-		socket:   socket,
+		socket:   bytes,
 		pool:     &s.answers,
 		timeout:  s.cfg.WriteTimeout,
 		spawn:    t.goroutines.Go,
 		finished: t.finished,
 		failed:   func(error) { t.kill() },
 	}
-	return t, nil
+	return t
 }
 
 // run serves requests until the input ends, then waits for all that are in flight. It returns why the input ended:

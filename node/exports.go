@@ -41,7 +41,7 @@ func (e exports) Lookup(name string) (nbd.Export, error) {
 	}
 	return nbd.Export{
 		Name:        d.name,
-		Description: fmt.Sprintf("lockstep volume %s", d.settings.ID),
+		Description: describe(d),
 		ReadOnly:    e.readOnly,
 		Device:      d.device,
 		Release:     sync.OnceFunc(func() { e.disconnected(d) }),
@@ -49,15 +49,18 @@ func (e exports) Lookup(name string) (nbd.Export, error) {
 }
 
 // List is nbd.Exports'.
-func (e exports) List() []string {
-	var names []string
+func (e exports) List() []nbd.Listing {
+	var list []nbd.Listing
 	for _, d := range e.all() {
 		if e.served(d) {
-			names = append(names, d.name)
+			list = append(list, nbd.Listing{Name: d.name, Description: describe(d)})
 		}
 	}
-	return names
+	return list
 }
+
+// describe says to people what a disk is.
+func describe(d *disk) string { return fmt.Sprintf("lockstep volume %s", d.settings.ID) }
 
 // connect acquires a disk for an NBD connection.
 func (h *host) connect(name string) (*disk, error) {
