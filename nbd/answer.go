@@ -1,6 +1,9 @@
 package nbd
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 const (
 	// maxAnswerBytes is the longest answer without data: an error chunk.
@@ -19,6 +22,9 @@ type answers struct {
 	chargeBytes int64
 	// pooledBytes is what the read pool counts for requests answered here.
 	pooledBytes int64
+	// answered is how many requests of each command are answered here, which were parsed at parsed.
+	answered [commandSlots]uint16
+	parsed   time.Duration
 }
 
 // answerPool holds answers between uses, of all servers of the process.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // batch is the requests that are carried out together.
@@ -23,6 +24,11 @@ type batch struct {
 	chargeBytes int64 // what its requests count for against the connection's bound
 
 	changesChargeBytes int64 // the part of chargeBytes that its changes make up
+
+	// For the tally: requests of each command, bytes that valid ones name, and when all were parsed.
+	received      [commandSlots]uint16
+	receivedBytes [commandSlots]uint64
+	parsed        time.Duration
 }
 
 // batchPool holds batches between uses.
@@ -53,6 +59,7 @@ func (p *batchPool) put(b *batch) {
 // answer answers r without carrying it out.
 func (b *batch) answer(s style, r request, code uint32) {
 	b.ready.chargeBytes += r.chargeBytes()
+	b.ready.answered[slotOf(r.kind)]++
 	if r.kind == cmdRead && code == codeOK {
 		b.ready.small = s.appendEmptyRead(b.ready.small, r.tag())
 		return
@@ -83,6 +90,7 @@ var (
 type parser struct {
 	input *input
 	terms terms
+	tally *tally
 
 	// skip is how much of a refused request's payload is still to be dropped; then refused is answered with code.
 	skip    int64
@@ -157,9 +165,12 @@ func (p *parser) take(b *batch, r request, bytes []byte) (total int) {
 	b.count++
 	b.chargeBytes += r.chargeBytes()
 	b.largest = max(b.largest, total)
+	b.received[slotOf(r.kind)]++
 	if code == codeOK {
+		b.receivedBytes[slotOf(r.kind)] += r.length
 		p.add(b, r, bytes[header:total])
 	} else {
+		p.tally.failed(r.kind, code)
 		b.answer(p.terms.style, r, code)
 	}
 	p.input.consume(total)
@@ -179,6 +190,8 @@ func (p *parser) dropRefused(b *batch) bool {
 	}
 	b.count++
 	b.chargeBytes += p.refused.chargeBytes()
+	b.received[slotOf(p.refused.kind)]++
+	p.tally.failed(p.refused.kind, p.code)
 	b.answer(p.terms.style, p.refused, p.code)
 	return true
 }

@@ -170,6 +170,7 @@ type quota struct {
 	pool       *pool
 	limitBytes int64
 	sem        *semaphore.Weighted
+	usedBytes  atomic.Int64 // what sem has given out
 }
 
 func newQuota(p *pool, limitBytes int64) *quota {
@@ -207,6 +208,7 @@ func (q *quota) take(class int) (*buffer, error) {
 		q.sem.Release(q.weight(class))
 		return nil, err
 	}
+	q.usedBytes.Add(q.weight(class))
 	b.quota, b.filled = q, 0
 	b.refs.Store(1)
 	return b, nil
@@ -215,5 +217,6 @@ func (q *quota) take(class int) (*buffer, error) {
 func (q *quota) put(b *buffer) {
 	weight := q.weight(b.class)
 	q.pool.put(b)
+	q.usedBytes.Add(-weight)
 	q.sem.Release(weight)
 }

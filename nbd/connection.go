@@ -46,6 +46,7 @@ func (c *connection) run() {
 	t, err := c.enter(bytes, &export, agreed, disconnects)
 	if err != nil {
 		export.release()
+		c.server.counters.handshakeFailed(new(handshake).reason(err))
 		logger.Warn().Err(err).Str("export", export.Name).Msg("nbd client refused")
 		return
 	}
@@ -78,6 +79,9 @@ func (c *connection) negotiate(logger zerolog.Logger) (stream, Export, terms, er
 		logger.Info().Err(err).Msg("nbd client refused")
 	case err != nil:
 		logger.Debug().Err(err).Msg("nbd handshake ended")
+	}
+	if err != nil {
+		c.server.counters.handshakeFailed(h.reason(err))
 	}
 	if err != nil && h.secure != nil {
 		h.secure.endHandshake()
@@ -175,4 +179,5 @@ func (s *Server) remove(c *connection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.connections, c)
+	s.retireLocked(c)
 }

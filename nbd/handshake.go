@@ -30,8 +30,9 @@ type handshake struct {
 	records *recordPool // for the connection inside TLS
 	secure  *tlsSocket  // nil: in plaintext
 
-	starting bool // STARTTLS was acknowledged; the next bytes are TLS
-	shunned  bool // the client was refused something for being in plaintext
+	starting bool  // STARTTLS was acknowledged; the next bytes are TLS
+	shunned  bool  // the client was refused something for being in plaintext
+	refused  error // why the newest export that was asked for was refused; nil where it was not
 
 	fixed, noZeroes bool // the client's flags
 	agreement
@@ -235,7 +236,7 @@ func (h *handshake) exportName() (Export, terms, error) {
 		return Export{}, terms{}, fmt.Errorf("export name %w", err)
 	}
 	export, err := h.exports.Lookup(name)
-	if err != nil {
+	if h.refused = err; err != nil {
 		return Export{}, terms{}, fmt.Errorf("look up export %q: %w", name, err)
 	}
 	agreed := h.agree(name, export)
@@ -311,7 +312,7 @@ func (h *handshake) replyInfos(o option, wanted []uint16, e Export, agreed terms
 // lookup finds an export, or replies why not.
 func (h *handshake) lookup(o option, name string) (Export, error) {
 	export, err := h.exports.Lookup(name)
-	if err != nil {
+	if h.refused = err; err != nil {
 		if !errors.Is(err, ErrUnknownExport) {
 			h.logger(name, err)
 		}

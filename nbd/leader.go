@@ -51,7 +51,7 @@ func (l *leader) leave() {
 func (l *leader) carryOut(b *batch) (leading bool) {
 	t := l.t
 	for _, r := range b.status {
-		t.server.reads.submit(t, r)
+		t.server.reads.submit(t, r, b.parsed)
 	}
 	a := t.answerReads(b, b.ready)
 	leading = true
@@ -72,13 +72,17 @@ func (l *leader) apply(b *batch, a *answers, leading bool) (*answers, bool) {
 	l.t.device.Apply(b.changes)
 	a, leading = l.unguard(leading)
 	a.chargeBytes += b.changesChargeBytes
+	a.parsed = b.parsed
 	for i := range b.changes {
-		err := b.changes[i].Err
+		err, kind := b.changes[i].Err, b.changes[i].Op.command()
+		code := errorCode(err)
 		if err != nil {
 			l.logFailure("apply", err)
 		}
+		a.answered[slotOf(kind)]++
+		l.t.tally.failed(kind, code)
 		to := tag{b.cookies[i], uint64(b.changes[i].Offset)}
-		a.small = l.t.parser.terms.style.appendAnswer(a.small, to, errorCode(err))
+		a.small = l.t.parser.terms.style.appendAnswer(a.small, to, code)
 	}
 	return a, leading
 }
@@ -96,7 +100,10 @@ func (l *leader) flush(b *batch, a *answers, leading bool) (*answers, bool) {
 	}
 	a, leading = l.unguard(leading)
 	a.chargeBytes += int64(len(b.flushes)) * requestChargeBytes
+	a.parsed = b.parsed
 	for _, cookie := range b.flushes {
+		a.answered[cmdFlush]++
+		l.t.tally.failed(cmdFlush, errorCode(err))
 		a.small = l.t.parser.terms.style.appendAnswer(a.small, tag{cookie: cookie}, errorCode(err)) // a flush is at 0
 	}
 	return a, leading

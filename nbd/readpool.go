@@ -1,6 +1,9 @@
 package nbd
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // readPool carries out what has to wait for a disk, on a bounded number of goroutines, taking connections in turn.
 // Its queue is bounded by the bound that each connection has on its requests in flight.
@@ -21,6 +24,7 @@ type readPool struct {
 // job is one request that waits for the read pool.
 type job struct {
 	request request
+	parsed  time.Duration
 	next    *job
 }
 
@@ -31,13 +35,13 @@ type jobList struct {
 	startedBytes int64 // charges of jobs that were started and are not answered
 }
 
-// submit queues r, which is a read or a block status request of t. It never waits.
-func (p *readPool) submit(t *transmission, r request) {
+// submit queues r, which is a read or a block status request of t, parsed then. It never waits.
+func (p *readPool) submit(t *transmission, r request, parsed time.Duration) {
 	j, ok := p.jobs.Get().(*job)
 	if !ok {
 		j = new(job)
 	}
-	*j = job{request: r}
+	*j = job{request: r, parsed: parsed}
 	t.goroutines.Add(1) // the leader that calls this is counted, so the count is not zero
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -78,36 +82,36 @@ func (p *readPool) listLocked(t *transmission) {
 // work carries out jobs until none may be started.
 func (p *readPool) work() {
 	for {
-		t, r, ok := p.next()
+		t, r, parsed, ok := p.next()
 		if !ok {
 			return
 		}
 		if r.kind == cmdBlockStatus {
-			t.describe(r)
+			t.describe(r, parsed)
 		} else {
-			t.readSlow(r)
+			t.readSlow(r, parsed)
 		}
 		t.goroutines.Done()
 	}
 }
 
 // next takes the first job of the connection whose turn it is, and puts the connection last if it has more.
-func (p *readPool) next() (*transmission, request, bool) {
+func (p *readPool) next() (t *transmission, r request, parsed time.Duration, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.turns) == 0 {
 		p.running--
-		return nil, request{}, false
+		return nil, request{}, 0, false
 	}
-	t := p.turns[0]
+	t = p.turns[0]
 	copy(p.turns, p.turns[1:])
 	p.turns[len(p.turns)-1] = nil
 	p.turns = p.turns[:len(p.turns)-1]
 	j := t.jobs.first
-	r := j.request
+	r, parsed = j.request, j.parsed
 	t.jobs.first, t.jobs.listed = j.next, false
 	t.jobs.startedBytes += r.chargeBytes()
 	p.listLocked(t)
 	p.jobs.Put(j)
-	return t, r, true
+	return t, r, parsed, true
 }

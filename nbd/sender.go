@@ -14,6 +14,8 @@ type sender struct {
 	socket  stream
 	pool    *answerPool
 	timeout time.Duration // for a client to take sendProgressBytes, or all
+	tally   *tally
+	now     func() time.Duration // the clock by which answers say when they were parsed
 
 	// spawn runs the goroutine that waits; finished is told of every answers that left or was dropped, failed once
 	// when the connection can be written to no more. All are set before the first send.
@@ -30,8 +32,9 @@ type sender struct {
 	err   error // nothing is written any more
 
 	// Owned by whoever is busy.
-	writing []*answers
-	parts   [][]byte
+	writing  []*answers
+	parts    [][]byte
+	dropping bool // writing is not sent
 }
 
 // send writes a, or queues it behind what is being written, or drops it when the connection has failed. It takes a
@@ -84,10 +87,10 @@ func (s *sender) next() bool {
 		return false
 	}
 	s.writing, s.queue = s.queue, s.writing[:0]
-	failed := s.err != nil
+	s.dropping = s.err != nil
 	s.mu.Unlock()
 	s.parts = s.parts[:0]
-	if failed {
+	if s.dropping {
 		return true
 	}
 	for _, a := range s.writing {
@@ -124,9 +127,14 @@ func (s *sender) write(wait bool) error {
 func (s *sender) settle(err error) {
 	if err != nil {
 		s.fail(err)
+		s.dropping = true
 	}
+	now := s.now()
 	var charge, pooled int64
 	for i, a := range s.writing {
+		if !s.dropping {
+			s.tally.answered(a, now)
+		}
 		charge += a.chargeBytes
 		pooled += a.pooledBytes
 		s.unsent.Add(-int64(a.dataBytes()))

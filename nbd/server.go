@@ -107,7 +107,11 @@ type Server struct {
 	closed      bool
 	listeners   map[net.Listener]chan struct{} // closed when its Serve has returned
 	connections map[*connection]struct{}
-	disconnects uint64 // calls of Disconnect so far
+	disconnects uint64            // calls of Disconnect so far
+	retired     map[string]*tally // by export: of the connections there were
+
+	begun    time.Time // what now counts from
+	counters counters
 }
 
 // NewServer makes a server. It panics where cfg has no Exports.
@@ -127,6 +131,8 @@ func NewServer(cfg Config) *Server {
 		reads:         readPool{limit: cfg.ReadWorkers, shareBytes: cfg.BufferBytes / 16},
 		listeners:     make(map[net.Listener]chan struct{}),
 		connections:   make(map[*connection]struct{}),
+		retired:       make(map[string]*tally),
+		begun:         time.Now(),
 	}
 }
 
@@ -221,6 +227,7 @@ func (s *Server) admit(conn net.Conn) {
 	s.mu.Lock()
 	full := len(s.connections) >= s.cfg.MaxConnections
 	if !full && !s.closed {
+		s.counters.accepted.Add(1)
 		s.connections[c] = struct{}{}
 		s.mu.Unlock()
 		go c.run()
@@ -228,6 +235,7 @@ func (s *Server) admit(conn net.Conn) {
 	}
 	s.mu.Unlock()
 	if full {
+		s.counters.refused.Add(1)
 		s.cfg.Logger.Warn().Int("limit", s.cfg.MaxConnections).Msg("nbd client refused, too many connections")
 	}
 	_ = conn.Close() // nothing was promised on it

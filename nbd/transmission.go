@@ -25,6 +25,7 @@ type transmission struct {
 	conn   net.Conn // the client's; its deadlines and its end are those of the stream
 	parser parser
 	sender sender
+	tally  *tally
 
 	// abandoned ends when nobody listens to answers any more; inputEnds, too, when no more requests are wanted.
 	abandoned, inputEnds context.Context
@@ -48,6 +49,7 @@ func newTransmission(s *Server, conn net.Conn, bytes stream, device Device, agre
 		server:             s,
 		device:             device,
 		conn:               conn,
+		tally:              new(tally),
 		takeoverDelay:      s.takeoverDelay,
 		inFlightBoundBytes: s.cfg.InFlightBytes,
 	}
@@ -56,11 +58,13 @@ func newTransmission(s *Server, conn net.Conn, bytes stream, device Device, agre
 	t.inputEnds, t.endOfInput = context.WithCancel(t.abandoned)
 	input := newInput(bytes, s.receives, s.larges, s.cfg.ReceiveTimeout)
 	input.setDeadline, input.awaitSole = t.setReceiveDeadline, t.awaitSole
-	t.parser = parser{input: input, terms: agreed}
+	t.parser = parser{input: input, terms: agreed, tally: t.tally}
 	t.sender = sender{
 		socket:   bytes,
 		pool:     &s.answers,
 		timeout:  s.cfg.WriteTimeout,
+		tally:    t.tally,
+		now:      s.now,
 		spawn:    t.goroutines.Go,
 		finished: t.finished,
 		failed:   func(error) { t.kill() },
@@ -177,6 +181,9 @@ func (t *transmission) nextBatch() (*batch, error) {
 		if b.count > 0 {
 			t.parser.input.largeLikely = b.largest > receiveBufferBytes
 			t.charge(b.chargeBytes)
+			b.parsed = t.server.now()
+			b.ready.parsed = b.parsed
+			t.tally.received(b)
 			return b, nil
 		}
 		if err := t.parser.err; err != nil {
@@ -228,14 +235,16 @@ func (t *transmission) answerReads(b *batch, a *answers) *answers {
 		if a.dataBytes() >= replyBufferBytes {
 			t.sender.send(a)
 			a = t.server.answers.get()
+			a.parsed = b.parsed
 		}
 		answered := t.readNow(a, r, left)
 		left -= int(r.length)
 		if !answered {
-			t.server.reads.submit(t, r)
+			t.server.reads.submit(t, r, b.parsed)
 			continue
 		}
 		a.chargeBytes += r.chargeBytes()
+		a.answered[cmdRead]++
 	}
 	a.trim()
 	return a
@@ -253,6 +262,7 @@ func (t *transmission) readNow(a *answers, r request, expect int) bool {
 	ok, err := t.device.ReadNoWait(data, int64(r.offset))
 	switch {
 	case err != nil:
+		t.tally.failed(cmdRead, errorCode(err))
 		a.small = s.appendAnswer(a.small, r.tag(), errorCode(err))
 		return true
 	case ok:
@@ -276,11 +286,13 @@ func (a *answers) bufferFor(n, expect int, quota *quota) *buffer {
 }
 
 // readSlow answers r on a goroutine that may wait for memory and device.
-func (t *transmission) readSlow(r request) {
+func (t *transmission) readSlow(r request, parsed time.Duration) {
 	s := t.parser.terms.style
 	a := t.server.answers.get()
 	a.chargeBytes, a.pooledBytes = r.chargeBytes(), r.chargeBytes()
+	a.answered[cmdRead], a.parsed = 1, parsed
 	if code := t.readInto(a, r, s); code != codeOK {
+		t.tally.failed(cmdRead, code)
 		a.small = s.appendAnswer(a.small, r.tag(), code)
 	}
 	t.sender.send(a)
@@ -311,9 +323,10 @@ func encodeRead(space []byte, s style, r request) (data []byte) {
 }
 
 // describe answers a block status request.
-func (t *transmission) describe(r request) {
+func (t *transmission) describe(r request, parsed time.Duration) {
 	a := t.server.answers.get()
 	a.chargeBytes, a.pooledBytes = r.chargeBytes(), r.chargeBytes()
+	a.answered[cmdBlockStatus], a.parsed = 1, parsed
 	limit := maxExtents
 	if r.flags&cmdFlagReqOne != 0 {
 		limit = 1
@@ -325,6 +338,7 @@ func (t *transmission) describe(r request) {
 	if err != nil {
 		t.server.cfg.Logger.Debug().Err(err).Uint64("offset", r.offset).Uint64("length", r.length).
 			Msg("nbd block status failed")
+		t.tally.failed(cmdBlockStatus, errorCode(err))
 		a.small = t.parser.terms.style.appendAnswer(a.small, r.tag(), errorCode(err))
 	} else {
 		t.appendStatus(a, r, extents)
@@ -336,6 +350,7 @@ func (t *transmission) appendStatus(a *answers, r request, extents []Extent) {
 	s := t.parser.terms.style
 	b, err := t.server.replies.get(t.abandoned, s.statusReplyBytes(len(extents)))
 	if err != nil {
+		t.tally.failed(cmdBlockStatus, codeNoMem)
 		a.small = s.appendAnswer(a.small, r.tag(), codeNoMem)
 		return
 	}

@@ -25,14 +25,15 @@ const (
 func arrows() map[string][]string {
 	return map[string][]string{
 		".":           {"node", "block"}, // block's words are everybody's
-		"node":        {"nbd", "volume", "replication", "backend", "wal", "block"},
+		"node":        {"nbd", "volume", "replication", "backend", "wal", "block", "histogram"},
 		"replication": {"engine", "rebuild", "wal", "block"},
-		"volume":      {"wal", "backend", "block"},
+		"volume":      {"wal", "backend", "block", "histogram"},
 		"engine":      {"block"},
-		"wal":         {"block"},
+		"wal":         {"block", "histogram"},
 		"rebuild":     {"block"},
 		"backend":     {},
-		"nbd":         {},
+		"nbd":         {"histogram"},
+		"histogram":   {},
 		"block":       {},
 		"test":        {},
 		"test/disk":   {"wal", "backend", "block"},
@@ -43,7 +44,7 @@ func arrows() map[string][]string {
 
 // topFolders are the folders that the tree may have; those without Go code included.
 func topFolders() []string {
-	return []string{".ci", ".git", ".build", "backend", "block", "engine", "nbd", "node", "rebuild", "replication",
+	return []string{".ci", ".git", ".build", "backend", "block", "engine", "histogram", "nbd", "node", "rebuild", "replication",
 		"scripts", "test", "volume", "wal", "lockstep-data"}
 }
 
