@@ -86,7 +86,7 @@ stage_e2e() {
 }
 
 # The kernel's NBD client, in a virtual machine.
-stage_vm() { scripts/vm/run.sh attach 2>&1 </dev/null; }
+stage_vm() { scripts/vm/run.sh client restart remote 2>&1 </dev/null; }
 
 need_go
 need gcc='gcc libc6-dev' # the race detector wants it
