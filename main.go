@@ -77,7 +77,8 @@ func (c *console) serveCommand() *cli.Command {
 1 GiB if there is no volume, and serves on 127.0.0.1:10809 and on the Unix socket
 lockstep.sock in the data directory.
 
-NBD asks nobody who they are: whoever reaches --listen reads and writes every volume.
+NBD asks nobody who they are: whoever reaches --listen reads and writes every volume,
+unless --tls require and --tls-ca let in only those with a certificate.
 
 SIGTERM or Ctrl-C finishes the requests under way, moves the log to the base images, and
 exits with 0. A second one skips the moving; nothing is lost by that, but the next start

@@ -75,7 +75,9 @@ func (c *connection) negotiate(logger zerolog.Logger) (stream, Export, terms, er
 	}
 	bytes, export, agreed, err := c.shake(&h)
 	switch {
-	case errors.Is(err, errTLS), err != nil && h.shunned && h.secure == nil:
+	case err != nil && h.shunned && h.secure == nil:
+		logger.Info().Err(errPlaintext).Msg("nbd client refused")
+	case errors.Is(err, errTLS):
 		logger.Info().Err(err).Msg("nbd client refused")
 	case err != nil:
 		logger.Debug().Err(err).Msg("nbd handshake ended")

@@ -29,7 +29,7 @@ type Identity struct {
 
 var (
 	errTLS       = errors.New("TLS handshake failed")
-	errPlaintext = errors.New("client asks for an export in plaintext, where TLS is required")
+	errPlaintext = errors.New("client stays in plaintext where TLS is required")
 )
 
 // Messages to the people behind a client.

@@ -34,6 +34,10 @@ func writeVolumeAttach(w io.Writer, e Endpoints, v VolumeStatus) error {
 		if err != nil {
 			return err
 		}
+		if e.TLS == TLSRequire {
+			lines = append(lines, fmt.Sprintf("nbdinfo 'nbds://%s/%s?tls-certificates=DIR'", address, v.Name))
+			continue
+		}
 		lines = append(lines, fmt.Sprintf("nbd-client %s %s %s /dev/nbd0", host, port, options),
 			fmt.Sprintf("nbdinfo nbd://%s/%s", address, v.Name))
 	}

@@ -18,6 +18,13 @@ const (
 	DefaultShutdownTimeout = 30 * time.Second
 )
 
+// What Config.TLS may be.
+const (
+	TLSOff     = "off"     // plaintext only
+	TLSOn      = "on"      // clients may switch to TLS
+	TLSRequire = "require" // clients over TCP have to; those on the Unix socket may
+)
+
 // Config is what a server process is told by its command line.
 type Config struct {
 	// DataDir is the directory that everything is kept in; it is made if it is missing. Default DefaultDataDir.
@@ -28,6 +35,12 @@ type Config struct {
 	Unix string
 	// Admin is the path of the socket on which commands are taken. Default admin.sock in DataDir.
 	Admin string
+	// TLS is TLSOff, TLSOn or TLSRequire. Default TLSOn where there is a TLSCert, else TLSOff.
+	TLS string
+	// TLSCert and TLSKey are the paths of the server's certificate, with what is between it and its CA, and of its
+	// private key; TLSCA is that of the CAs which sign clients' certificates, and empty where clients need none. All
+	// are in PEM form, and read again when they change.
+	TLSCert, TLSKey, TLSCA string
 	// ReadOnly serves every volume for reading only.
 	ReadOnly bool
 	// ShutdownTimeout bounds the time from the end of the context to the end of the checkpoints. Default
@@ -44,6 +57,7 @@ type Config struct {
 // Endpoints says where a server answers.
 type Endpoints struct {
 	TCP     []string // host:port, as bound
+	TLS     string   // as in Config
 	Unix    string   // absolute path
 	Admin   string   // absolute path
 	Volumes []VolumeStatus
@@ -79,6 +93,9 @@ func (c *Config) validate() error {
 	if c.Unix == c.Admin {
 		return fmt.Errorf("--unix and --admin are the same path: %s", c.Unix)
 	}
+	if err := c.validateTLS(); err != nil {
+		return err
+	}
 	if c.ShutdownTimeout == 0 {
 		c.ShutdownTimeout = DefaultShutdownTimeout
 	}
@@ -86,6 +103,36 @@ func (c *Config) validate() error {
 		return errors.New("--shutdown-timeout is negative")
 	}
 	return nil
+}
+
+func (c *Config) validateTLS() error {
+	if c.TLS == "" {
+		c.TLS = TLSOff
+		if c.TLSCert != "" {
+			c.TLS = TLSOn
+		}
+	}
+	if err := CheckTLS(c.TLS); err != nil {
+		return fmt.Errorf("--tls: %w", err)
+	}
+	switch {
+	case (c.TLSCert == "") != (c.TLSKey == ""):
+		return errors.New("--tls-cert and --tls-key go together: one of them is missing")
+	case c.TLSCert == "" && c.TLSCA != "":
+		return errors.New("--tls-ca needs --tls-cert and --tls-key")
+	case c.TLSCert == "" && c.TLS != TLSOff:
+		return fmt.Errorf("--tls %s needs --tls-cert and --tls-key", c.TLS)
+	}
+	return nil
+}
+
+// CheckTLS returns an error for what Config.TLS may not be.
+func CheckTLS(mode string) error {
+	switch mode {
+	case TLSOff, TLSOn, TLSRequire:
+		return nil
+	}
+	return fmt.Errorf("%q is not %s, %s or %s", mode, TLSOff, TLSOn, TLSRequire)
 }
 
 func socketPath(path, dir, name, flag string) (string, error) {

@@ -18,6 +18,7 @@ import (
 // node is one server process.
 type node struct {
 	cfg       Config
+	tls       *nbd.TLS
 	host      *host
 	nbd       *nbd.Server
 	admin     *http.Server
@@ -35,12 +36,16 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err := cfg.validate(); err != nil {
 		return err
 	}
+	offered, err := offeredTLS(cfg)
+	if err != nil {
+		return err
+	}
 	dir, err := openDirectory(cfg.DataDir, cfg.Admin, true, cfg.Logger)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, dir.close()) }()
-	n := &node{cfg: cfg, host: newHost(dir, cfg.ReadOnly, cfg.Logger)}
+	n := &node{cfg: cfg, tls: offered, host: newHost(dir, cfg.ReadOnly, cfg.Logger)}
 	// All addresses are taken before a volume is opened: a port that is in use is known at once.
 	if err := n.listen(ctx); err != nil {
 		return errors.Join(err, n.closeSockets())
@@ -68,8 +73,11 @@ func (n *node) listen(ctx context.Context) (err error) {
 	return nil
 }
 
-// warnIfOpen says so where others than this machine can reach the volumes: NBD as served here asks nobody who they are.
+// warnIfOpen says so where others than this machine can reach the volumes and nobody asks who they are.
 func (n *node) warnIfOpen(l net.Listener) {
+	if n.cfg.TLS == TLSRequire && n.cfg.TLSCA != "" {
+		return
+	}
 	if a, ok := l.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
 		n.cfg.Logger.Warn().Stringer("address", a).
 			Msg("NBD is served without authentication to everybody who can reach this address")
@@ -92,7 +100,7 @@ func (n *node) closeSockets() error {
 
 // run serves until ctx ends or serving fails, then stops.
 func (n *node) run(ctx context.Context) error {
-	n.nbd = nbd.NewServer(nbd.Config{Exports: exports{n.host}, Logger: n.cfg.Logger})
+	n.nbd = nbd.NewServer(nbd.Config{Exports: exports{n.host}, TLS: n.tls, Logger: n.cfg.Logger})
 	n.host.disconnect = n.nbd.Disconnect
 	copying, endCopies := context.WithCancel(context.WithoutCancel(ctx))
 	n.endCopies = endCopies
@@ -142,16 +150,16 @@ func (n *node) serveNBD(ctx context.Context, l net.Listener) error {
 
 func (n *node) ready() {
 	s := n.status()
-	n.cfg.Logger.Info().Str("data_dir", s.DataDir).Strs("tcp", s.TCP).Str("unix", s.Unix).Int("volumes", len(s.Volumes)).
+	n.cfg.Logger.Info().Str("data_dir", s.DataDir).Strs("tcp", s.TCP).Str("tls", s.TLS).Str("unix", s.Unix).Int("volumes", len(s.Volumes)).
 		Msg("serving")
 	if n.cfg.Ready != nil {
-		n.cfg.Ready(Endpoints{TCP: s.TCP, Unix: s.Unix, Admin: n.cfg.Admin, Volumes: s.Volumes})
+		n.cfg.Ready(Endpoints{TCP: s.TCP, TLS: s.TLS, Unix: s.Unix, Admin: n.cfg.Admin, Volumes: s.Volumes})
 	}
 }
 
 // status describes the server.
 func (n *node) status() Status {
-	s := Status{Node: n.host.dir.nodeID, PID: os.Getpid(), DataDir: n.cfg.DataDir, Unix: n.cfg.Unix,
+	s := Status{Node: n.host.dir.nodeID, PID: os.Getpid(), DataDir: n.cfg.DataDir, TLS: n.cfg.TLS, Unix: n.cfg.Unix,
 		ReadOnly: n.cfg.ReadOnly, TCP: []string{}, Volumes: []VolumeStatus{}}
 	for _, l := range n.sockets[1:] {
 		s.TCP = append(s.TCP, l.Addr().String())

@@ -115,6 +115,7 @@ type Status struct {
 	PID      int            `json:"pid"`
 	DataDir  string         `json:"data_dir"`
 	TCP      []string       `json:"tcp"`
+	TLS      string         `json:"tls"` // off, on or require
 	Unix     string         `json:"unix"`
 	ReadOnly bool           `json:"read_only"`
 	Stopping bool           `json:"stopping"`

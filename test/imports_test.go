@@ -24,21 +24,22 @@ const (
 // not here may not exist; what is here may be missing still.
 func arrows() map[string][]string {
 	return map[string][]string{
-		".":           {"node", "block"}, // block's words are everybody's
-		"node":        {"nbd", "volume", "replication", "backend", "wal", "block", "histogram"},
-		"replication": {"engine", "rebuild", "wal", "block"},
-		"volume":      {"wal", "backend", "block", "histogram"},
-		"engine":      {"block"},
-		"wal":         {"block", "histogram"},
-		"rebuild":     {"block"},
-		"backend":     {},
-		"nbd":         {"histogram"},
-		"histogram":   {},
-		"block":       {},
-		"test":        {},
-		"test/disk":   {"wal", "backend", "block"},
-		"test/sim":    {"node", "replication", "rebuild", "engine", "volume", "wal", "backend", "block", "test/disk"},
-		"test/e2e":    {}, // it knows the program only
+		".":              {"node", "block"}, // block's words are everybody's
+		"node":           {"nbd", "volume", "replication", "backend", "wal", "block", "histogram"},
+		"replication":    {"engine", "rebuild", "wal", "block"},
+		"volume":         {"wal", "backend", "block", "histogram"},
+		"engine":         {"block"},
+		"wal":            {"block", "histogram"},
+		"rebuild":        {"block"},
+		"backend":        {},
+		"nbd":            {"histogram"},
+		"histogram":      {},
+		"block":          {},
+		"test":           {},
+		"test/disk":      {"wal", "backend", "block"},
+		"test/authority": {},
+		"test/sim":       {"node", "replication", "rebuild", "engine", "volume", "wal", "backend", "block", "test/disk"},
+		"test/e2e":       {}, // it knows the program only
 	}
 }
 
@@ -102,7 +103,7 @@ func (s source) insideBreach(inside string) string {
 		return "the folder is not one of ours"
 	case inside == s.folder && s.isTest(): // the package outside of which its test is
 		return ""
-	case inside == "test/disk" && s.isTest():
+	case (inside == "test/disk" || inside == "test/authority") && s.isTest():
 		return ""
 	case slices.Contains(allowed, inside):
 		return ""
@@ -218,6 +219,8 @@ func TestImportRules(t *testing.T) {
 		{"volume/crash_test.go", "lockstep/volume", true},
 		{"volume/crash_test.go", "lockstep/node", false},
 		{"test/e2e/kill_test.go", "lockstep/volume", false},
+		{"test/e2e/tls_test.go", "lockstep/test/authority", true},
+		{"node/tls.go", "lockstep/test/authority", false},
 		{"util/pad.go", "lockstep/block", false},
 		{"node/logsize.go", "github.com/docker/go-units", true},
 		{"node/node.go", "github.com/urfave/cli/v2", false},
