@@ -131,6 +131,9 @@ func TestConfigurationErrors(t *testing.T) {
 		{env: "LOCKSTEP_CONFIG=/nonexistent/lockstep.toml", want: "configuration file: open /nonexistent/lockstep.toml"},
 		{args: "--shutdown-timeout=0s", want: `--shutdown-timeout: "0s" is no duration`},
 		{args: "--listen=127.0.0.1", want: `--listen: "127.0.0.1" is not host:port`},
+		{file: "log-level = ''", want: ":1: log-level: the value is empty"},
+		{file: "listen = ['']", want: ":1: listen: the value is empty"},
+		{args: "--data-dir=", want: "--data-dir: the value is empty"},
 		{args: "--config=/nonexistent/lockstep.toml", want: "no such file"},
 		{args: "--config=/", want: "configuration file: read /: is a directory"},
 	} {

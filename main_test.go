@@ -152,6 +152,7 @@ func TestCommandsOnStoppedDirectory(t *testing.T) {
 		{args: "check", prints: "im2: ok"},
 		{args: "inspect db --json", prints: `"block_size": 512`},
 		{args: "volume recover db", prints: "Nothing was changed"},
+		{args: "volume reopen db", fails: true, prints: "no server runs"},
 		{args: "volume delete db", fails: true, prints: "--yes"},
 		{args: "volume delete db --yes", prints: ""},
 		{args: "volume show db", fails: true, prints: "no such volume"},

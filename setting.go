@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -80,11 +81,24 @@ func (o origin) String() string {
 
 // set gives the setting a value from somewhere.
 func (s setting) set(o *options, from origin, texts ...string) error {
-	if err := s.value(o).set(texts...); err != nil {
+	err := s.checkEmpty(texts)
+	if err == nil {
+		err = s.value(o).set(texts...)
+	}
+	if err != nil {
 		if from.source == sourceFile {
 			return fmt.Errorf("%s: %s: %w", from, s.name, err)
 		}
 		return fmt.Errorf("%s: %w", from, err)
+	}
+	return nil
+}
+
+// checkEmpty refuses an empty value where there is a default: nothing would say what it means. An empty name of the file
+// means none.
+func (s setting) checkEmpty(texts []string) error {
+	if len(texts) == 1 && texts[0] == "" && s.standard != "" && !s.fileless {
+		return errors.New("the value is empty")
 	}
 	return nil
 }

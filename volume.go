@@ -35,7 +35,7 @@ func createFlags() []cli.Flag {
 func (c *console) volumeCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "volume",
-		Usage: "create, list, show, delete, recover, export and import volumes",
+		Usage: "create, list, show, delete, reopen, recover, export and import volumes",
 		Description: `The commands go to the server that runs on the data directory, or work on the
 directory itself where none does.`,
 		Action: unknownCommand,
@@ -51,6 +51,11 @@ directory itself where none does.`,
 					&cli.BoolFlag{Name: "yes", Usage: "do not ask for the name again"},
 					&cli.BoolFlag{Name: "force", Usage: "disconnect clients first"})},
 			{Name: "checkpoint", ArgsUsage: "NAME", Usage: "move what is in the log to the base image", Flags: volumeFlags(), Action: c.checkpoint},
+			{Name: "reopen", ArgsUsage: "NAME", Usage: "take a volume that failed into service again", Flags: volumeFlags(), Action: c.reopen,
+				Description: `After a failed write or sync a volume takes no more changes. Once its disk is in order, this
+closes it and opens it again, as a restart of the server would: its clients are
+disconnected, and it is recovered from what is really on the disk. A volume that could
+not be opened is tried again.`},
 			c.recoverCommand(),
 			{Name: "export", ArgsUsage: "NAME FILE|-", Usage: "write a volume's content to a file (raw, sparse) or a pipe", Action: c.export,
 				Flags: volumeFlags(&cli.BoolFlag{Name: "force", Usage: "also while clients are connected, or over an existing file"}),
@@ -215,6 +220,21 @@ func (c *console) confirm(name string) error {
 		return errors.New("that is not its name; nothing was deleted")
 	}
 	return nil
+}
+
+func (c *console) reopen(ctx *cli.Context) error {
+	args, err := arguments(ctx)
+	if err != nil {
+		return err
+	}
+	return c.with(ctx, false, func(ctx context.Context, m node.Manager) error {
+		s, err := m.Reopen(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(c.out, "volume %s is %s\n", s.Name, s.State)
+		return err
+	})
 }
 
 func (c *console) checkpoint(ctx *cli.Context) error {

@@ -30,6 +30,7 @@ const (
 //	GET    /v1/volumes/{name}
 //	DELETE /v1/volumes/{name}[?force=true]
 //	POST   /v1/volumes/{name}/checkpoint
+//	POST   /v1/volumes/{name}/reopen
 //	POST   /v1/volumes/{name}/inspect      an InspectRequest
 //	POST   /v1/volumes/{name}/recover      a RecoverRequest
 //	GET    /v1/volumes/{name}/data[?force=true]
@@ -77,6 +78,10 @@ func (a *admin) routes() *http.ServeMux {
 	})
 	mux.HandleFunc("POST /v1/volumes/{name}/checkpoint", func(w http.ResponseWriter, r *http.Request) {
 		a.answer(w, struct{}{}, a.manager.Checkpoint(r.Context(), r.PathValue("name")))
+	})
+	mux.HandleFunc("POST /v1/volumes/{name}/reopen", func(w http.ResponseWriter, r *http.Request) {
+		s, err := a.manager.Reopen(r.Context(), r.PathValue("name"))
+		a.answer(w, s, err)
 	})
 	mux.HandleFunc("POST /v1/volumes/{name}/inspect", func(w http.ResponseWriter, r *http.Request) {
 		withBody(a, w, r, a.manager.Inspect)

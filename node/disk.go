@@ -52,7 +52,6 @@ func (d *disk) open(dir *directory) error {
 		return err
 	}
 	d.settings = s
-	d.log.Info().Msg("opening volume, replaying its log")
 	v, p, err := openVolume(path, s, dir.nodeID, d.log)
 	if err != nil {
 		return err
@@ -63,8 +62,8 @@ func (d *disk) open(dir *directory) error {
 	d.volume, d.parts, d.device = v, p, newDevice(v)
 	d.startRun()
 	st := v.Stats()
-	d.log.Info().Dur("took_ms", time.Since(begun)).Uint64("head", uint64(st.Head)).
-		Uint64("checkpoint", uint64(st.Checkpoint)).Uint64("epoch", uint64(st.Epoch)).Msg("volume is open")
+	d.log.Info().Dur("took_ms", time.Since(begun)).Uint64("head", uint64(st.Head)).Uint64("checkpoint", uint64(st.Checkpoint)).
+		Uint64("epoch", uint64(st.Epoch)).Msg("opened volume, and replayed its log from the checkpoint to the head")
 	return nil
 }
 

@@ -63,12 +63,28 @@ func (h *host) open(d *disk) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err != nil {
-		d.state, d.err = StateFailed, err
-		d.log.Error().Err(err).Msg("volume cannot be opened; the others are served without it")
+		d.err = err
+		h.changeLocked(d, StateFailed, err)
 		return
 	}
-	d.state = StateServed
+	h.changeLocked(d, StateServed, nil)
 }
+
+// changeLocked moves a disk to another state, and says so in the log. reason is nil where there is no other than that
+// what the old state was for is done.
+func (h *host) changeLocked(d *disk, to string, reason error) {
+	event := d.log.Info()
+	if to == StateFailed {
+		event = d.log.Error()
+	}
+	if reason == nil {
+		reason = errDone
+	}
+	event.Str("from", d.state).Str("to", to).Str("reason", reason.Error()).Msg("volume state")
+	d.state = to
+}
+
+var errDone = errors.New("done")
 
 func (h *host) find(name string) *disk {
 	h.mu.Lock()
@@ -126,8 +142,9 @@ func (h *host) reserve(name string) (*disk, error) {
 	if h.disks[name] != nil {
 		return nil, fmt.Errorf("%w: %s", ErrExists, name)
 	}
-	h.disks[name] = newDisk(h.log, name, StateCreating)
-	return h.disks[name], nil
+	d := newDisk(h.log, name, StateCreating)
+	h.disks[name] = d
+	return d, nil
 }
 
 // drop forgets a disk.

@@ -32,6 +32,9 @@ type Manager interface {
 	Inspect(ctx context.Context, name string, r InspectRequest) (Inspection, error)
 	// Recover cuts the log of a damaged volume, or says what that would cost; for the same volumes as Inspect.
 	Recover(ctx context.Context, name string, r RecoverRequest) (RecoverReport, error)
+	// Reopen closes a volume that failed, and opens it again, as a restart of the server does with all: its clients are
+	// disconnected, and it is recovered from what its disks really hold. One that could not be opened is tried again.
+	Reopen(ctx context.Context, name string) (VolumeStatus, error)
 	Close() error
 }
 
@@ -62,9 +65,13 @@ func (h *host) status(d *disk) VolumeStatus {
 	if s.State == StateServed || s.State == StateFailed {
 		d.settings.describe(&s, h.dir.volume(d.name))
 	}
-	_, err := h.acquireLocked(d.name)
+	open := h.disks[d.name] == d // and no other has taken its place
+	if open {
+		_, err := h.acquireLocked(d.name)
+		open = err == nil
+	}
 	h.mu.Unlock()
-	if err == nil {
+	if open {
 		describeVolume(d.volume, &s)
 		h.release(d)
 	}
@@ -108,6 +115,9 @@ func (h *host) make(ctx context.Context, r CreateRequest, content Source) (Volum
 		h.drop(d)
 		return VolumeStatus{}, err
 	}
+	h.mu.Lock()
+	h.changeLocked(d, StateOpening, nil)
+	h.mu.Unlock()
 	h.open(d)
 	return h.status(d), nil
 }
@@ -118,26 +128,17 @@ func (h *host) Delete(ctx context.Context, name string, force bool) error {
 	if err != nil {
 		return err
 	}
-	d.log.Warn().Msg("deleting volume")
-	d.cancel()
-	if err := h.disconnect(ctx, name); err != nil {
-		d.log.Warn().Err(err).Msg("clients of volume to be deleted were cut off")
-	}
-	d.users.Wait()
-	if d.volume != nil {
-		d.stopRun()
-		if err := d.closeFiles(); err != nil {
-			d.log.Warn().Err(err).Msg("volume to be deleted did not close well")
-		}
-	}
+	h.retire(ctx, d)
 	err = h.dir.remove(name)
 	if h.dir.has(name) == nil {
 		h.mu.Lock()
-		d.volume, d.state, d.err = nil, StateFailed, fmt.Errorf("closed, but not deleted: %w", err)
+		d.volume, d.err = nil, fmt.Errorf("closed, but not deleted: %w", err)
+		h.changeLocked(d, StateFailed, d.err)
 		h.mu.Unlock()
 		return err
 	}
 	h.drop(d)
+	d.log.Info().Msg("volume deleted")
 	return err
 }
 
@@ -156,7 +157,7 @@ func (h *host) condemn(name string, force bool) (*disk, error) {
 	case d.clients > 0 && !force:
 		return nil, fmt.Errorf("volume %s is %w by %d NBD connections; --force disconnects them", name, ErrInUse, d.clients)
 	}
-	d.state = StateDeleting
+	h.changeLocked(d, StateDeleting, fmt.Errorf("an operator deletes it, with %d clients", d.clients))
 	return d, nil
 }
 

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"lockstep/block"
@@ -69,7 +70,7 @@ func (h *host) Recover(_ context.Context, name string, r RecoverRequest) (report
 		report, err = h.dir.recover(name, r)
 		return err
 	})
-	if err == nil && report.Applied && h.reopen(d) {
+	if err == nil && report.Applied && h.again(d) {
 		h.open(d)
 	}
 	return report, err
@@ -86,7 +87,7 @@ func (h *host) whileClosed(name string, do func() error) (*disk, error) {
 	case h.stopping:
 		err = fmt.Errorf("%w: the server is stopping", ErrUnavailable)
 	case d.state != StateFailed || d.volume != nil:
-		err = fmt.Errorf("volume %s is %w by the server (%s); stop it first", name, ErrInUse, d.state)
+		err = fmt.Errorf("volume %s is %w: the server has it open (%s); stop the server first", name, ErrInUse, d.state)
 	default:
 		d.state = StateOpening
 	}
@@ -101,13 +102,14 @@ func (h *host) whileClosed(name string, do func() error) (*disk, error) {
 	return d, err
 }
 
-// reopen marks a failed disk as being opened.
-func (h *host) reopen(d *disk) bool {
+// again marks a failed disk as being opened.
+func (h *host) again(d *disk) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.stopping || d.state != StateFailed || h.disks[d.name] != d {
 		return false
 	}
-	d.state, d.err = StateOpening, nil
+	d.err = nil
+	h.changeLocked(d, StateOpening, errors.New("an operator cut its log"))
 	return true
 }
