@@ -57,11 +57,11 @@ func (a *answers) trim() {
 	}
 }
 
-// dataBytes is how much the buffers hold.
+// dataBytes is how much of the buffers is to be sent.
 func (a *answers) dataBytes() int {
 	n := 0
 	for _, b := range a.buffers {
-		n += b.filled
+		n += b.dataBytes()
 	}
 	return n
 }

@@ -25,7 +25,8 @@ const (
 // buffer is a piece of memory outside the Go heap.
 type buffer struct {
 	mem    []byte
-	filled int // bytes of mem in use, kept by its owner
+	filled int   // bytes of mem in use, kept by its owner
+	gaps   []gap // in them, in order; they are not sent
 	class  int
 	quota  *quota
 
@@ -209,7 +210,7 @@ func (q *quota) take(class int) (*buffer, error) {
 		return nil, err
 	}
 	q.usedBytes.Add(q.weight(class))
-	b.quota, b.filled = q, 0
+	b.quota, b.filled, b.gaps = q, 0, b.gaps[:0]
 	b.refs.Store(1)
 	return b, nil
 }

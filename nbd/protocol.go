@@ -55,7 +55,8 @@ import (
 //	16  8  offset of the request
 //	24  8  length of the payload
 //
-// Payload of an offset-data chunk: 8 bytes offset, then the data. Of an error chunk: 4 bytes error, 2 bytes length of
+// Payload of an offset-data chunk: 8 bytes offset, then the data. Of an offset-hole chunk: 8 bytes offset, 4 bytes length
+// of the zeroes. Of an error chunk: 4 bytes error, 2 bytes length of
 // the message, the message. Of a block-status chunk: 4 bytes context ID, then for each extent 4 bytes length and
 // 4 bytes state. Of an extended block-status chunk: 4 bytes context ID, 4 bytes count of extents, then for each 8 bytes
 // length and 8 bytes state.
@@ -95,6 +96,7 @@ const (
 	extendedLengthAt     = 24
 	extendedChunkBytes   = 32
 	dataHeaderBytes      = 8 // offset-data chunk: what stands before the data
+	holePayloadBytes     = 12
 	failureHeaderBytes   = 6 // error chunk: what stands before the message
 	statusHeaderBytes    = 4 // block-status chunk: what stands before the extents
 	extentBytes          = 8
@@ -130,6 +132,7 @@ const (
 
 	chunkNone           uint16 = 0
 	chunkOffsetData     uint16 = 1
+	chunkOffsetHole     uint16 = 2
 	chunkBlockStatus    uint16 = 5
 	chunkBlockStatusExt uint16 = 6
 	chunkError          uint16 = 1<<15 + 1

@@ -118,6 +118,13 @@ func (s style) appendData(b []byte, flags uint16, to tag, offset uint64, length 
 	return binary.BigEndian.AppendUint64(b, offset)
 }
 
+// appendHole appends an offset-hole chunk: length bytes at offset are zeroes.
+func (s style) appendHole(b []byte, flags uint16, to tag, offset uint64, length int) []byte {
+	b = s.appendChunk(b, flags, chunkOffsetHole, to, holePayloadBytes)
+	b = binary.BigEndian.AppendUint64(b, offset)
+	return binary.BigEndian.AppendUint32(b, uint32(length))
+}
+
 // appendStatus appends a block-status chunk that ends its reply.
 func (s style) appendStatus(b []byte, to tag, context uint32, extents []Extent) []byte {
 	if s == styleExtended {

@@ -98,7 +98,7 @@ func (s *sender) next() bool {
 			s.parts = append(s.parts, a.small)
 		}
 		for _, b := range a.buffers {
-			s.parts = append(s.parts, b.mem[:b.filled])
+			s.parts = b.appendParts(s.parts)
 		}
 	}
 	return true

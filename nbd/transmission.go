@@ -266,7 +266,7 @@ func (t *transmission) readNow(a *answers, r request, expect int) bool {
 		a.small = s.appendAnswer(a.small, r.tag(), errorCode(err))
 		return true
 	case ok:
-		buf.filled += n
+		buf.addRead(n, s, r)
 		return true
 	}
 	return false
@@ -311,7 +311,7 @@ func (t *transmission) readInto(a *answers, r request, s style) uint32 {
 		b.release()
 		return errorCode(err)
 	}
-	b.filled = n
+	b.addRead(n, s, r)
 	a.buffers = append(a.buffers, b)
 	return codeOK
 }

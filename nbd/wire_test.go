@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"syscall"
 	"testing"
 )
@@ -15,6 +16,8 @@ type wire struct {
 	tb    testing.TB
 	conn  net.Conn
 	style style
+
+	peeked *reply // its header has been read, and its payload not
 }
 
 func (w *wire) write(b []byte) {
@@ -122,6 +125,10 @@ func (w *wire) next(data int) answer {
 // nextHeader reads the header of a simple reply or a chunk, and checks that the connection may have it.
 func (w *wire) nextHeader() reply {
 	w.tb.Helper()
+	if p := w.peeked; p != nil {
+		w.peeked = nil
+		return *p
+	}
 	b := w.read(simpleBytes)
 	switch binary.BigEndian.Uint32(b) {
 	case magicChunk:
@@ -137,6 +144,60 @@ func (w *wire) nextHeader() reply {
 		w.tb.Fatalf("reply %+v to a client with style %d", r, w.style)
 	}
 	return r
+}
+
+// peek returns the header of what comes next.
+func (w *wire) peek() reply {
+	w.tb.Helper()
+	r := w.nextHeader()
+	w.peeked = &r
+	return r
+}
+
+// nextRead reads the whole answer to a read that succeeds, checks it as a strict client does, and returns the data and
+// how long each chunk's part of them is, holes negative.
+func (w *wire) nextRead(r request) (data []byte, chunks []int) {
+	w.tb.Helper()
+	data = make([]byte, r.length)
+	covered := make([]bool, r.length)
+	for {
+		a := w.next(int(r.length))
+		if a.code != codeOK || a.cookie != r.cookie || w.style == styleExtended && a.offset != r.offset {
+			w.tb.Fatalf("answer %+v to %+v", a.reply, r)
+		}
+		if a.style == styleSimple {
+			return a.payload, []int{len(a.payload)}
+		}
+		if a.kind == chunkNone {
+			break
+		}
+		at, part := binary.BigEndian.Uint64(a.payload)-r.offset, a.payload[8:]
+		n := len(part)
+		if a.kind == chunkOffsetHole {
+			n = int(binary.BigEndian.Uint32(part))
+			part = make([]byte, n)
+			chunks = append(chunks, -n)
+		} else {
+			chunks = append(chunks, n)
+		}
+		if n == 0 || at >= r.length || uint64(n) > r.length-at {
+			w.tb.Fatalf("chunk %+v of %d bytes at %d, of %+v", a.reply, n, at, r)
+		}
+		for i := range part {
+			if covered[at+uint64(i)] {
+				w.tb.Fatalf("byte %d of %+v is told twice", at+uint64(i), r)
+			}
+			covered[at+uint64(i)] = true
+		}
+		copy(data[at:], part)
+		if a.done {
+			break
+		}
+	}
+	if i := slices.Index(covered, false); i >= 0 {
+		w.tb.Fatalf("byte %d of %+v is missing", i, r)
+	}
+	return data, chunks
 }
 
 // want sends a request and checks the code of its answer.
