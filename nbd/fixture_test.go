@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -86,6 +87,7 @@ type fixture struct {
 	exports *exports
 	stop    context.CancelFunc
 	served  chan error
+	tls     *tls.Config // of clients; nil: connect stays in plaintext
 }
 
 // start serves until the test ends, then checks that nothing is left. Buffers come from the heap, where the race
@@ -104,6 +106,9 @@ func prepare(tb testing.TB, cfg Config, list ...Export) *fixture {
 	f := &fixture{tb: tb, exports: newExports(list...), served: make(chan error, 1)}
 	cfg.Exports = f.exports
 	cfg.Logger = zerolog.Nop()
+	if isInsideTLS(tb) {
+		cfg.TLS, f.tls = mutualTLS(tb)
+	}
 	f.Server = NewServer(cfg)
 	f.path = filepath.Join(tb.TempDir(), "nbd.sock")
 	return f
@@ -150,7 +155,7 @@ func (f *fixture) dial() *wire {
 	return &wire{tb: f.tb, conn: conn}
 }
 
-// connect dials and enters transmission.
+// connect dials and enters transmission, inside TLS where the fixture has it.
 func (f *fixture) connect(structured bool) *wire {
 	f.tb.Helper()
 	if structured {
@@ -164,6 +169,9 @@ func (f *fixture) connectWith(s style) *wire {
 	f.tb.Helper()
 	w := f.dial()
 	w.greet(flagFixedNewstyle | flagNoZeroes)
+	if f.tls != nil {
+		w.startTLS(f.tls)
+	}
 	if s.chunked() {
 		code := optStructuredReply
 		if s == styleExtended {

@@ -40,7 +40,7 @@ func (w *wire) read(n int) []byte {
 func (w *wire) wantEnd() {
 	w.tb.Helper()
 	n, err := w.conn.Read(make([]byte, 1))
-	if n != 0 || !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+	if n != 0 || !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, syscall.ECONNRESET) {
 		w.tb.Fatalf("connection goes on: %d bytes, error %v", n, err)
 	}
 }
