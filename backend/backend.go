@@ -3,8 +3,8 @@ package backend
 // Backend stores bytes at offsets and makes them durable. The method set is that of github.com/pojntfx/go-nbd's
 // backend.Backend, so that backends written for that library fit.
 //
-// ReadAt and WriteAt follow io.ReaderAt and io.WriterAt: n < len(p) comes with an error. A Backend never grows: access
-// beyond Size is an error. Sync returns nil only once everything written before it was called is on stable storage;
+// ReadAt and WriteAt follow io.ReaderAt and io.WriterAt: n < len(p) comes with an error. Writing never makes a Backend
+// grow: access beyond Size is an error. Sync returns nil only once everything written before it was called is on stable storage;
 // after an error nothing may be assumed of any write since the last Sync that returned nil.
 type Backend interface {
 	ReadAt(p []byte, off int64) (n int, err error)
@@ -32,6 +32,14 @@ type SlowZeroer interface {
 // unchanged.
 type Allocator interface {
 	Allocate(off, length int64) error
+}
+
+// Resizer is a Backend whose size can be changed, from one goroutine at a time, and beside all other calls. What is added
+// reads as zeroes, unless it is a device's; what is cut off is gone, and no longer to be used when Resize is called. It is
+// durable once a later Sync returns nil. Where it fails, the size is as before: for lack of space with an error that wraps
+// syscall.ENOSPC or syscall.EDQUOT.
+type Resizer interface {
+	Resize(size int64) error
 }
 
 // NoWaitReader is a Backend that can read what is at hand without waiting for a disk. ReadNoWait returns

@@ -235,8 +235,8 @@ func checkNotes(t testing.TB, f *File) {
 		return
 	}
 	var noted int64
-	for i := range f.regions {
-		if r := &f.regions[i]; r.allocated != nil {
+	for i := range *f.regions.Load() {
+		if r := (*f.regions.Load())[i]; r.allocated != nil {
 			for _, word := range r.allocated {
 				noted += int64(bits.OnesCount64(word)) * unitBytes
 			}

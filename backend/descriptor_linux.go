@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,12 +17,12 @@ var ErrRange = errors.New("outside of the backend")
 // zeroSliceBytes is the most that one write of zeroes writes.
 const zeroSliceBytes = 1 << 20
 
-// descriptor is an open file or device of a fixed size. Its methods do what their system call does, all of it, and
+// descriptor is an open file or device. Its methods do what their system call does, all of it, and
 // may run concurrently.
 type descriptor struct {
 	name   string
-	size   int64
-	zeroes []byte // zeroSliceBytes, or size if that is less; never written
+	size   atomic.Int64 // what the owner takes for the end; the file itself may be longer
+	zeroes []byte       // of zeroSliceBytes, or of the size at first if that is less; never written
 
 	mu sync.RWMutex // held shared during calls, so that close can't give fd to somebody else under one of them
 	fd int          // -1 once closed
@@ -31,7 +32,9 @@ type descriptor struct {
 }
 
 func newDescriptor(name string, fd int, size int64) *descriptor {
-	return &descriptor{name: name, size: size, zeroes: make([]byte, min(size, zeroSliceBytes)), fd: fd}
+	d := &descriptor{name: name, zeroes: make([]byte, min(size, zeroSliceBytes)), fd: fd}
+	d.size.Store(size)
+	return d
 }
 
 // acquire keeps the descriptor open until release, unless it returns an error.
@@ -67,7 +70,7 @@ func checkRange(op, name string, off, length, size int64) error {
 }
 
 func (d *descriptor) check(op string, off, length int64) error {
-	return checkRange(op, d.name, off, length, d.size)
+	return checkRange(op, d.name, off, length, d.size.Load())
 }
 
 func (d *descriptor) readAt(p []byte, off int64) (int, error) {
@@ -144,7 +147,7 @@ func (d *descriptor) fallocate(op string, mode uint32, off, length int64) error 
 
 // nextExtent describes the bytes from off on, of which there must be one, up to max of them.
 func (d *descriptor) nextExtent(off, max int64) (length int64, hole bool, err error) {
-	max = min(max, d.size-off)
+	max = min(max, d.size.Load()-off)
 	if err := d.acquire("seek", off); err != nil {
 		return 0, false, err
 	}

@@ -18,7 +18,7 @@ const (
 	deviceAlignBytes = 4096
 )
 
-// Device is a raw block device of a fixed size. All methods may be called concurrently. It can neither reserve space
+// Device is a raw block device. All methods may be called concurrently. It can neither reserve space
 // nor tell what is a hole.
 type Device struct {
 	d          *descriptor
@@ -46,19 +46,42 @@ func openDevice(path string) (*Device, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return nil, errors.Join(ErrNotDevice, unix.Close(fd))
 	}
-	size, err := unix.IoctlGetInt(fd, unix.BLKGETSIZE64)
-	if err == nil && size <= 0 {
-		err = fmt.Errorf("size %d: %w", size, unix.ENOMEDIUM)
-	}
+	size, err := deviceBytes(fd)
 	blockBytes, blockErr := unix.IoctlGetInt(fd, unix.BLKSSZGET)
 	if err := errors.Join(err, blockErr); err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
-	return &Device{d: newDescriptor(path, fd, int64(size)), blockBytes: blockBytes}, nil
+	return &Device{d: newDescriptor(path, fd, size), blockBytes: blockBytes}, nil
 }
 
-// Size in bytes, as it was when the device was opened.
-func (v *Device) Size() (int64, error) { return v.d.size, nil }
+func deviceBytes(fd int) (int64, error) {
+	size, err := unix.IoctlGetInt(fd, unix.BLKGETSIZE64)
+	if err == nil && size <= 0 {
+		err = fmt.Errorf("size %d: %w", size, unix.ENOMEDIUM)
+	}
+	return int64(size), err
+}
+
+// Resize takes note that the device was made larger or smaller, as a logical volume can be. It changes nothing, and is an
+// error that wraps syscall.ENOSPC where the device has fewer than size bytes.
+func (v *Device) Resize(size int64) error {
+	if err := v.d.acquire("resize", 0); err != nil {
+		return err
+	}
+	defer v.d.release()
+	has, err := deviceBytes(v.d.fd)
+	if err == nil && has < size {
+		err = fmt.Errorf("it has %d bytes, not %d: %w", has, size, unix.ENOSPC)
+	}
+	if err != nil {
+		return v.d.failure("resize", 0, err)
+	}
+	v.d.size.Store(has)
+	return nil
+}
+
+// Size in bytes, as it was when the device was opened or last resized.
+func (v *Device) Size() (int64, error) { return v.d.size.Load(), nil }
 
 // LogicalBlockSize is the least that the device itself can address, in bytes. Any offset and length may be used here;
 // the page cache reads what surrounds them.
@@ -138,5 +161,6 @@ func (v *Device) zeroBlocks(off, length int64, punch bool) error {
 var (
 	_ Backend      = (*Device)(nil)
 	_ SlowZeroer   = (*Device)(nil)
+	_ Resizer      = (*Device)(nil)
 	_ NoWaitReader = (*Device)(nil)
 )

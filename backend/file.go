@@ -1,6 +1,9 @@
 package backend
 
-import "fmt"
+import (
+	"fmt"
+	"sync/atomic"
+)
 
 // Kind says what a File does with space.
 type Kind uint8
@@ -26,25 +29,27 @@ func (k Kind) String() string {
 // space that is only allocated; beyond this, writing costs more than it saves.
 const writtenZeroBytes = 1 << 20
 
-// File is a regular file of a fixed size. All methods may be called concurrently.
+// File is a regular file. All methods may be called concurrently.
 //
 // Its regions are locked shared by what writes data, and exclusively by what changes where space is: ZeroAt, Fill,
-// and Allocate when it finds some missing. No two are held at once, and none is asked for with the descriptor held.
+// Resize, and Allocate when it finds some missing. No two are held at once, and none is asked for with the descriptor held.
 type File struct {
 	d       *descriptor
 	kind    Kind
-	regions []region
+	regions atomic.Pointer[[]*region] // never fewer than the size needs
 }
 
 func newFile(d *descriptor, kind Kind) *File {
-	return &File{d: d, kind: kind, regions: make([]region, (d.size+regionBytes-1)/regionBytes)}
+	f := &File{d: d, kind: kind}
+	f.makeRegions(d.size.Load())
+	return f
 }
 
 // Kind is what the file was opened as.
 func (f *File) Kind() Kind { return f.kind }
 
-// Size in bytes, fixed at creation.
-func (f *File) Size() (int64, error) { return f.d.size, nil }
+// Size in bytes.
+func (f *File) Size() (int64, error) { return f.d.size.Load(), nil }
 
 // Sync waits for all that was written; see the package's invariants for what follows a failure.
 func (f *File) Sync() error { return f.d.sync() }
@@ -90,7 +95,7 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 // NextExtent implements Extents. Space that is allocated, but that nothing was written to, counts as a hole: it reads
 // as zeroes. max may reach beyond the end of the file, off may not.
 func (f *File) NextExtent(off, max int64) (length int64, hole bool, err error) {
-	if err := checkExtent(f.d.name, off, max, f.d.size); err != nil {
+	if err := checkExtent(f.d.name, off, max, f.d.size.Load()); err != nil {
 		return 0, false, err
 	}
 	return f.d.nextExtent(off, max)
@@ -108,6 +113,7 @@ var (
 	_ Backend      = (*File)(nil)
 	_ Zeroer       = (*File)(nil)
 	_ Allocator    = (*File)(nil)
+	_ Resizer      = (*File)(nil)
 	_ NoWaitReader = (*File)(nil)
 	_ Extents      = (*File)(nil)
 )

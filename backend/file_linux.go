@@ -69,7 +69,7 @@ func buildFile(temp *os.File, path string, size int64, kind Kind) (*File, error)
 		return f, err
 	}
 	if kind == Thick {
-		if err := f.takeAll(); err != nil {
+		if err := f.take(0, size); err != nil {
 			return f, err
 		}
 	}
@@ -86,10 +86,10 @@ func buildFile(temp *os.File, path string, size int64, kind Kind) (*File, error)
 	return f, syncDirectory(filepath.Dir(path))
 }
 
-// takeAll takes the space of a new file, by writing zeroes where the file system knows no other way.
-func (f *File) takeAll() error {
-	for off := int64(0); off < f.d.size; off += createSliceBytes {
-		length := min(createSliceBytes, f.d.size-off)
+// take takes space that nothing was written to, by writing zeroes where the file system knows no other way.
+func (f *File) take(off, end int64) error {
+	for ; off < end; off += createSliceBytes {
+		length := min(createSliceBytes, end-off)
 		err := f.d.fallocate("allocate", unix.FALLOC_FL_KEEP_SIZE, off, length)
 		if err == unix.EOPNOTSUPP {
 			err = f.d.writeZeroes(off, length)

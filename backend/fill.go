@@ -18,6 +18,8 @@ const fillSliceBytes = 1 << 20
 // each step how many of the total bytes need no more work. It returns nil when all is written and synced, and
 // otherwise why not: the context's error, fs.ErrClosed, or a failure.
 //
+// What a Resize adds or takes away meanwhile is left to a later Fill.
+//
 // Space that was read but never written may look written, and is then left to a later Fill.
 func (f *File) Fill(ctx context.Context, progress func(done, total int64)) error {
 	if f.kind != Thick {
@@ -52,16 +54,17 @@ func (f *File) reopen() (*descriptor, error) {
 	if err := unix.Fadvise(fd, 0, 0, unix.FADV_RANDOM); err != nil {
 		return nil, errors.Join(f.d.failure("advise", 0, err), unix.Close(fd))
 	}
-	return newDescriptor(f.d.name, fd, f.d.size), nil
+	return newDescriptor(f.d.name, fd, f.d.size.Load()), nil
 }
 
 func (f *File) fill(ctx context.Context, own *descriptor, progress func(done, total int64)) error {
-	buf := make([]byte, min(fillSliceBytes, f.d.size))
-	for off := int64(0); off < f.d.size; {
+	size := own.size.Load()
+	buf := make([]byte, min(fillSliceBytes, size))
+	for off := int64(0); off < min(size, f.d.size.Load()); {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("%s at %d: %w", f.d.name, off, err)
 		}
-		length, hole, err := own.nextExtent(off, f.d.size-off)
+		length, hole, err := own.nextExtent(off, size-off)
 		if err != nil {
 			return err
 		}
@@ -73,7 +76,7 @@ func (f *File) fill(ctx context.Context, own *descriptor, progress func(done, to
 		}
 		off += length
 		if progress != nil {
-			progress(off, f.d.size)
+			progress(off, size)
 		}
 	}
 	return nil
@@ -97,7 +100,7 @@ func (f *File) fillLocked(r *region, own *descriptor, off, length int64, buf []b
 		return err
 	}
 	defer f.d.release()
-	return fillHoles(own, off, length, buf)
+	return fillHoles(own, off, min(length, f.d.size.Load()-off), buf) // it may have shrunk meanwhile
 }
 
 // fillHoles writes zeroes into the holes of a range, reading each one first: should the file system be wrong about

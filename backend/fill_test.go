@@ -20,7 +20,7 @@ func wantFilled(t testing.TB, f *File) {
 	if err := errors.Join(f.Sync(), unix.Fadvise(f.d.fd, 0, 0, unix.FADV_DONTNEED)); err != nil {
 		t.Fatal(err)
 	}
-	if n, hole, err := f.NextExtent(0, f.d.size); n != f.d.size || hole || err != nil {
+	if n, hole, err := f.NextExtent(0, f.d.size.Load()); n != f.d.size.Load() || hole || err != nil {
 		t.Errorf("the first extent is %d bytes, hole %v, %v", n, hole, err)
 	}
 }

@@ -1,6 +1,10 @@
 package backend
 
-import "sync"
+import (
+	"fmt"
+	"sync"
+	"syscall"
+)
 
 const (
 	memoryPageBytes  = 4096
@@ -19,9 +23,8 @@ type memoryTable struct {
 // Memory is a Backend in memory, for volumes that need not outlive the process: Sync does nothing. It takes memory for
 // what was written, in pages of 4 KiB. All methods may be called concurrently.
 type Memory struct {
-	size int64
-
 	mu     sync.RWMutex
+	size   int64
 	tables []*memoryTable // nil: all holes
 }
 
@@ -34,18 +37,22 @@ func NewMemory(size int64) *Memory {
 }
 
 // Size in bytes.
-func (m *Memory) Size() (int64, error) { return m.size, nil }
+func (m *Memory) Size() (int64, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.size, nil
+}
 
 // Sync does nothing: nothing here is ever durable.
 func (m *Memory) Sync() error { return nil }
 
 // ReadAt fills p.
 func (m *Memory) ReadAt(p []byte, off int64) (int, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
 	if err := checkRange("read", "memory", off, int64(len(p)), m.size); err != nil {
 		return 0, err
 	}
-	m.mu.RLock()
-	defer m.mu.RUnlock()
 	for done := 0; done < len(p); {
 		at := off + int64(done)
 		n := inPage(at, int64(len(p)-done))
@@ -67,11 +74,11 @@ func (m *Memory) ReadNoWait(p []byte, off int64) error {
 
 // WriteAt writes all of p.
 func (m *Memory) WriteAt(p []byte, off int64) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if err := checkRange("write", "memory", off, int64(len(p)), m.size); err != nil {
 		return 0, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	for done := 0; done < len(p); {
 		at := off + int64(done)
 		n := inPage(at, int64(len(p)-done))
@@ -83,11 +90,11 @@ func (m *Memory) WriteAt(p []byte, off int64) (int, error) {
 
 // ZeroAt implements Zeroer: whole pages are dropped with punch, and made without.
 func (m *Memory) ZeroAt(off, length int64, punch bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if err := checkRange("zero", "memory", off, length, m.size); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	for end := off + length; off < end; {
 		if punch && m.tables[off/memoryTableBytes] == nil {
 			off = (off/memoryTableBytes + 1) * memoryTableBytes
@@ -109,11 +116,11 @@ func (m *Memory) ZeroAt(off, length int64, punch bool) error {
 
 // Allocate makes the pages of the range.
 func (m *Memory) Allocate(off, length int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if err := checkRange("allocate", "memory", off, length, m.size); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	for end := off + length; off < end; {
 		m.makePage(off)
 		off += int64(inPage(off, end-off))
@@ -123,11 +130,11 @@ func (m *Memory) Allocate(off, length int64) error {
 
 // NextExtent implements Extents, in whole pages. max may reach beyond the end, off may not.
 func (m *Memory) NextExtent(off, max int64) (length int64, hole bool, err error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
 	if err := checkExtent("memory", off, max, m.size); err != nil {
 		return 0, false, err
 	}
-	m.mu.RLock()
-	defer m.mu.RUnlock()
 	hole = m.page(off) == nil
 	at, end := off, off+min(max, m.size-off)
 	for at < end && (m.page(at) == nil) == hole {
@@ -138,6 +145,25 @@ func (m *Memory) NextExtent(off, max int64) (length int64, hole bool, err error)
 		}
 	}
 	return min(at, end) - off, hole, nil
+}
+
+// Resize implements Resizer.
+func (m *Memory) Resize(size int64) error {
+	if size <= 0 {
+		return fmt.Errorf("resize memory: size %d: %w", size, syscall.EINVAL)
+	}
+	if old, _ := m.Size(); size < old {
+		// What is cut off must not come back with a later growth.
+		if err := m.ZeroAt(size, old-size, true); err != nil {
+			return err
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	tables := make([]*memoryTable, (size+memoryTableBytes-1)/memoryTableBytes)
+	copy(tables, m.tables)
+	m.size, m.tables = size, tables
+	return nil
 }
 
 // inPage returns how many of the length bytes at off are in one page.
@@ -179,6 +205,7 @@ var (
 	_ Backend      = (*Memory)(nil)
 	_ Zeroer       = (*Memory)(nil)
 	_ Allocator    = (*Memory)(nil)
+	_ Resizer      = (*Memory)(nil)
 	_ NoWaitReader = (*Memory)(nil)
 	_ Extents      = (*Memory)(nil)
 )

@@ -23,7 +23,7 @@ type region struct {
 
 // regionAt returns the region of off, and how many of the length bytes from there on are in it.
 func (f *File) regionAt(off, length int64) (*region, int64) {
-	return &f.regions[off/regionBytes], min(length, regionBytes-off%regionBytes)
+	return (*f.regions.Load())[off/regionBytes], min(length, regionBytes-off%regionBytes)
 }
 
 // Allocate implements Allocator, in whole units of 4 KiB. It costs no system call where the space is known to be
@@ -35,7 +35,7 @@ func (f *File) Allocate(off, length int64) error {
 	if length == 0 {
 		return nil
 	}
-	end := min((off+length+unitBytes-1)/unitBytes*unitBytes, f.d.size)
+	end := min((off+length+unitBytes-1)/unitBytes*unitBytes, f.d.size.Load())
 	off = off / unitBytes * unitBytes
 	for off < end {
 		r, n := f.regionAt(off, end-off)
@@ -78,7 +78,7 @@ func (f *File) allocateIn(r *region, off, length int64) error {
 // takeLocked allocates the units [first, end) of the region that starts at start.
 func (f *File) takeLocked(r *region, start int64, first, end int) error {
 	off := start + int64(first)*unitBytes
-	length := min(int64(end-first)*unitBytes, f.d.size-off)
+	length := min(int64(end-first)*unitBytes, f.d.size.Load()-off)
 	err := f.d.fallocate("allocate", unix.FALLOC_FL_KEEP_SIZE, off, length)
 	if err == unix.EOPNOTSUPP {
 		err = fillHoles(f.d, off, length, make([]byte, min(length, zeroSliceBytes)))
@@ -94,7 +94,7 @@ func (f *File) takeLocked(r *region, start int64, first, end int) error {
 // looks like a hole, and is allocated again, to no effect, when it is asked for.
 func (f *File) load(r *region, start int64) error {
 	r.allocated = new([regionUnits / 64]uint64)
-	end := min(start+regionBytes, f.d.size)
+	end := min(start+regionBytes, f.d.size.Load())
 	for off := start; off < end; {
 		length, hole, err := f.d.nextExtent(off, end-off)
 		if err != nil {
@@ -160,7 +160,7 @@ func unitsCovering(off, length int64) (first, end int) {
 func (f *File) unitsWithin(off, length int64) (first, end int) {
 	at := off % regionBytes
 	first, end = int((at+unitBytes-1)/unitBytes), int((at+length)/unitBytes)
-	if off+length == f.d.size {
+	if off+length == f.d.size.Load() {
 		end = int((at + length + unitBytes - 1) / unitBytes)
 	}
 	return first, max(first, end)

@@ -52,7 +52,7 @@ func TestNotes(t *testing.T) {
 }
 
 func TestUnits(t *testing.T) {
-	f := &File{d: &descriptor{size: regionBytes + 2*unitBytes + 100}}
+	f := &File{d: newDescriptor("f", -1, regionBytes+2*unitBytes+100)}
 	for _, c := range []struct {
 		off, length      int64
 		covering, within string
@@ -185,7 +185,7 @@ func TestAllocateAfterOpening(t *testing.T) {
 	}
 	var noted []int
 	for u := range regionUnits {
-		if f.regions[0].missing(u, u+1) != u {
+		if (*f.regions.Load())[0].missing(u, u+1) != u {
 			noted = append(noted, u)
 		}
 	}

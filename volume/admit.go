@@ -216,6 +216,9 @@ func (v *Volume) tryAppend(records []wal.Change, own *partial) error {
 	if err := v.Err(); err != nil {
 		return err
 	}
+	if err := v.withinLocked(records); err != nil {
+		return err
+	}
 	if entries, _ := v.index.load(); entries > maxDirtyEntries {
 		return wal.ErrFull
 	}
@@ -223,6 +226,7 @@ func (v *Volume) tryAppend(records []wal.Change, own *partial) error {
 		return err
 	}
 	v.index.publish(records)
+	v.takeSizeLocked(records)
 	if v.wantsCheckpoint() {
 		v.wake()
 	}

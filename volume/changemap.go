@@ -86,6 +86,27 @@ func (m *changeMap) ChunkBytes() int64 { return m.chunkBytes }
 // Chunks returns how many chunks there are.
 func (m *changeMap) Chunks() uint64 { return m.chunks }
 
+// fits tells whether the map is one for so many chunks of that size.
+func (m *changeMap) fits(chunkBytes int64, chunks uint64) bool {
+	return m.chunkBytes == chunkBytes && m.chunks == chunks
+}
+
+// takeFrom makes an empty map say of its chunks what old says of those that they overlap. Old's chunks are of the same
+// size, or smaller.
+// The superblock names a generation of old's, and the next Write writes the one after it.
+func (m *changeMap) takeFrom(old *changeMap, generation uint64) {
+	m.io.kept.generation, m.io.begun.generation = generation, generation
+	old.mu.Lock()
+	m.floor = old.floor
+	old.mu.Unlock()
+	perChunk := uint64(m.chunkBytes / old.chunkBytes)
+	old.Scan(m.floor, func(chunk uint64, lsn block.LSN) {
+		if i := chunk / perChunk; i < m.chunks {
+			m.Raise(i, 1, lsn)
+		}
+	})
+}
+
 // Raise notes that the record lsn touched count chunks from first on. An entry that is higher already stays.
 func (m *changeMap) Raise(first, count uint64, lsn block.LSN) {
 	if first > m.chunks || count > m.chunks-first {
@@ -192,9 +213,11 @@ func (m *changeMap) copyPage(i int, since block.LSN, entries *[pageEntries]block
 	return true
 }
 
-// mapName is the change map's file in the meta directory; mapTempName is that of one being made.
+// mapName is the change map's file in the meta directory; mapNextName is that of a map of another size, for as long as
+// it is not known to be the one that the superblock names; mapTempName is that of one being made.
 const (
 	mapName     = "map"
+	mapNextName = "map.next"
 	mapTempName = "map.new"
 )
 
@@ -202,7 +225,7 @@ const (
 // It replaces a map that is there.
 func createChangeMap(fs wal.FS, volumeID uuid.UUID, chunkBytes int64, chunks uint64) (*changeMap, error) {
 	m := newChangeMap(volumeID, chunkBytes, chunks)
-	if err := m.createFile(fs, 1); err != nil {
+	if err := m.createFile(fs, mapName, 1); err != nil {
 		return nil, fmt.Errorf("create change map: %w", err)
 	}
 	return m, nil

@@ -17,6 +17,7 @@ const mapBatchPages = 256 // pages read or written with one call: 1 MiB
 type mapIO struct {
 	mu   sync.Mutex
 	file wal.File
+	name string // mapName, or mapNextName until TakeName
 
 	// kept is the head of the newest generation that the superblock may name: a crash goes back to it, so nothing it
 	// points at is overwritten. Once a later generation is begun, the one before it is known to be named.
@@ -58,7 +59,7 @@ func (m *changeMap) pageOffset(page int, slot bool) int64 {
 }
 
 // createFile makes a file that holds generation: the floor, and no pages.
-func (m *changeMap) createFile(dir wal.FS, generation uint64) (err error) {
+func (m *changeMap) createFile(dir wal.FS, name string, generation uint64) (err error) {
 	if err := dir.Remove(mapTempName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -83,13 +84,66 @@ func (m *changeMap) createFile(dir wal.FS, generation uint64) (err error) {
 	if err := file.Sync(); err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
-	if err := dir.Rename(mapTempName, mapName); err != nil {
+	if err := dir.Rename(mapTempName, name); err != nil {
 		return err
 	}
 	if err := dir.Sync(); err != nil {
 		return fmt.Errorf("sync directory: %w", err)
 	}
 	m.adopt(file, h)
+	m.io.name = name
+	return nil
+}
+
+// TakeName gives the file of a map that a resize made its lasting name, durably. The superblock names this map.
+func (m *changeMap) TakeName(dir wal.FS) error {
+	m.io.mu.Lock()
+	defer m.io.mu.Unlock()
+	if m.io.name != mapNextName {
+		return nil
+	}
+	if err := renameMap(dir); err != nil {
+		return fmt.Errorf("change map: %w", err)
+	}
+	m.io.name = mapName
+	return nil
+}
+
+func renameMap(dir wal.FS) error {
+	if err := dir.Rename(mapNextName, mapName); err != nil {
+		return err
+	}
+	if err := dir.Sync(); err != nil {
+		return fmt.Errorf("sync directory: %w", err)
+	}
+	return nil
+}
+
+// isNext tells whether the superblock names the map that a resize left under mapNextName.
+func (m *changeMap) isNext(dir wal.FS, generation uint64) (bool, error) {
+	file, err := dir.Open(mapNextName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	h, _, err := m.readHead(file, generation)
+	return h != nil && m.fits(h.chunkBytes, h.chunks), errors.Join(err, file.Close())
+}
+
+// settleNext gives such a map its lasting name, and removes one that the superblock does not name.
+func (m *changeMap) settleNext(dir wal.FS, generation uint64) error {
+	ours, err := m.isNext(dir, generation)
+	switch {
+	case err != nil:
+		return err
+	case ours:
+		return renameMap(dir)
+	}
+	if err := dir.Remove(mapNextName); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	return nil
 }
 
@@ -106,20 +160,21 @@ func (m *changeMap) adopt(file wal.File, h mapHead) {
 }
 
 func (m *changeMap) openFile(dir wal.FS, generation uint64, head block.LSN) (problems []error, err error) {
+	if err := m.settleNext(dir, generation); err != nil {
+		return nil, err
+	}
 	file, err := dir.Open(mapName)
 	if errors.Is(err, fs.ErrNotExist) {
 		m.floor = head
-		return []error{fmt.Errorf("change map: %w", err)}, m.createFile(dir, generation)
+		return []error{fmt.Errorf("change map: %w", err)}, m.createFile(dir, mapName, generation)
 	}
 	if err != nil {
 		return nil, err
 	}
 	h, problem, err := m.readHead(file, generation)
-	if err == nil && h != nil && (h.chunkBytes != m.chunkBytes || h.chunks != m.chunks) {
-		problem = fmt.Errorf("change map: %d chunks of %d bytes, want %d of %d",
-			h.chunks, h.chunkBytes, m.chunks, m.chunkBytes)
+	if err == nil && h != nil && !m.fits(h.chunkBytes, h.chunks) {
 		m.floor = head
-		return []error{problem}, errors.Join(file.Close(), m.createFile(dir, generation))
+		return []error{m.misfit(h)}, errors.Join(file.Close(), m.createFile(dir, mapName, generation))
 	}
 	if err == nil {
 		err = m.ensureSize(file)
@@ -136,6 +191,11 @@ func (m *changeMap) openFile(dir wal.FS, generation uint64, head block.LSN) (pro
 	m.floor = h.floor
 	m.adopt(file, *h)
 	return m.readPages(head), nil
+}
+
+// misfit says that the head is one of a map of another size.
+func (m *changeMap) misfit(h *mapHead) error {
+	return fmt.Errorf("change map: %d chunks of %d bytes, want %d of %d", h.chunks, h.chunkBytes, m.chunks, m.chunkBytes)
 }
 
 // readHead returns the head of a generation; none, and why, where it is missing or cannot be read. err is for a head

@@ -26,6 +26,7 @@ import (
 type checkpoint struct {
 	v      *Volume
 	upTo   block.LSN
+	size   int64 // of the volume as of upTo, in bytes; what is frozen may touch blocks after it
 	frozen *dirtyIndex
 	bytes  int64 // of the log that it frees
 	buf    []byte
@@ -106,8 +107,9 @@ func (v *Volume) freeze() *checkpoint {
 	x := &v.index
 	x.Lock()
 	defer x.Unlock()
-	c := &checkpoint{v: v, upTo: head, frozen: x.active, bytes: x.bytes, buf: make([]byte, min(copyBytes, v.sizeBytes)), slow: v.base.slow()}
-	c.record = make([]byte, wal.RecordHeaderBytes+min(wal.MaxPayloadBytes, v.sizeBytes))
+	c := &checkpoint{v: v, upTo: head, size: v.Size(), frozen: x.active, bytes: x.bytes, slow: v.base.slow()}
+	c.buf = make([]byte, min(copyBytes, v.largest)) // no record is longer than the volume was then
+	c.record = make([]byte, wal.RecordHeaderBytes+min(wal.MaxPayloadBytes, v.largest))
 	c.cut = make([]byte, len(c.record))
 	x.active, x.frozen, x.bytes = newDirtyIndex(v.blockBytes), c.frozen, 0
 	return c
@@ -184,11 +186,12 @@ func (c *checkpoint) zero(ctx context.Context) (err error) {
 }
 
 func (c *checkpoint) zeroKind(ctx context.Context, kind wal.RecordType) error {
+	end := uint64(c.size / c.v.blockBytes)
 	return c.forEach(ctx, func(start uint64, d dirty) error {
-		if d.kind != kind || c.defers(d) {
-			return nil
+		if d.kind != kind || c.defers(d) || start >= end {
+			return nil // what is beyond the end is zeroed should the volume grow over it again
 		}
-		return noRoom(c.v.base.zero(block.Range{Start: start, Count: d.count}, kind == wal.RecordTrim))
+		return noRoom(c.v.base.zero(block.Range{Start: start, Count: min(d.count, end-start)}, kind == wal.RecordTrim))
 	})
 }
 
@@ -287,13 +290,20 @@ func (c *checkpoint) data(d *dirty) ([]byte, error) {
 // writeMap raises the change map's entries and makes them durable.
 func (c *checkpoint) writeMap() error {
 	v := c.v
+	if err := v.fitMap(c.size); err != nil {
+		return err
+	}
 	perChunk := uint64(v.changes.ChunkBytes() / v.blockBytes)
 	if c.coversAll() {
 		v.changes.RaiseAll(c.upTo)
 	} else {
+		end := v.changes.Chunks() * perChunk // after which a smaller volume has no chunks
 		c.frozen.each(0, func(start uint64, d dirty) bool {
-			first := start / perChunk
-			v.changes.Raise(first, (start+d.count-1)/perChunk-first+1, d.lsn)
+			if start >= end {
+				return false
+			}
+			first, last := start/perChunk, (min(start+d.count, end)-1)/perChunk
+			v.changes.Raise(first, last-first+1, d.lsn)
 			return true
 		})
 	}
@@ -313,7 +323,7 @@ func (c *checkpoint) coversAll() bool {
 		next += d.count
 		return true
 	})
-	return next == uint64(c.v.sizeBytes/c.v.blockBytes)
+	return next >= uint64(c.size/c.v.blockBytes)
 }
 
 // finish moves the superblock and lets go of what the base image has now.
@@ -321,6 +331,7 @@ func (c *checkpoint) finish() error {
 	v := c.v
 	next := v.header.current
 	next.Checkpoint = c.upTo
+	next.SizeBytes, next.ChunkBytes = c.size, v.changes.ChunkBytes()
 	next.MapGeneration++
 	next.PendingZero = c.zeroes
 	next.Durable = max(next.Durable, v.log.Durable())
@@ -334,6 +345,9 @@ func (c *checkpoint) finish() error {
 	tail := v.log.Tail()
 	next.Cuts = slices.DeleteFunc(slices.Clone(next.Cuts), func(x Cut) bool { return x.LSN+1 < tail })
 	if err := v.header.write(next); err != nil {
+		return err
+	}
+	if err := v.changes.TakeName(v.cfg.Meta); err != nil {
 		return err
 	}
 	v.setPending(c.zeroes) // before what stands over it goes

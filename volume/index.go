@@ -88,7 +88,11 @@ func (x *index) publish(records []wal.Change) {
 	defer x.Unlock()
 	for i := range records {
 		r := &records[i]
-		x.active.put(r.Range.Start, dirty{count: r.Range.Count, lsn: r.LSN, kind: r.Type, position: r.Position})
+		kind := r.Type
+		if kind == wal.RecordResize {
+			kind = wal.RecordTrim // which it is to what it touches
+		}
+		x.active.put(r.Range.Start, dirty{count: r.Range.Count, lsn: r.LSN, kind: kind, position: r.Position})
 		x.bytes += int64(wal.RecordHeaderBytes + len(r.Payload))
 	}
 }

@@ -20,6 +20,7 @@ type SlotInfo struct {
 type Inspection struct {
 	Slots      [superblockSlots]SlotInfo
 	Superblock Superblock // the newer valid one
+	SizeBytes  int64      // of the volume, with the resizes that the log has
 	Lineage    []block.EpochStart
 	Log        *wal.Inspection
 	// MapProblems are the parts of the change map that can not be read; MapChanged is how many of MapChunks were ever
@@ -46,6 +47,14 @@ func Inspect(cfg Config, visit wal.Visitor) (*Inspection, error) {
 	}
 	in.Superblock = slots[newest].sb
 	sb := &in.Superblock
+	in.SizeBytes = sb.SizeBytes
+	tell := visit.Record
+	visit.Record = func(r wal.Record, at wal.Position) error {
+		if err := in.resize(r); err != nil || tell == nil {
+			return err
+		}
+		return tell(r, at)
+	}
 	if in.Log, err = wal.Inspect(cfg.logConfig(sb), visit); err != nil {
 		return in, fmt.Errorf("inspect volume: %w", err)
 	}
@@ -62,14 +71,35 @@ func Inspect(cfg Config, visit wal.Visitor) (*Inspection, error) {
 	return in, nil
 }
 
+// resize follows the resizes after the checkpoint.
+func (in *Inspection) resize(r wal.Record) error {
+	if r.Type != wal.RecordResize || r.LSN <= in.Superblock.Checkpoint {
+		return nil
+	}
+	blockBytes := int64(in.Superblock.BlockBytes)
+	blocks, err := resizedBlocks(uint64(in.SizeBytes/blockBytes), r)
+	if err != nil {
+		return err
+	}
+	in.SizeBytes = int64(blocks) * blockBytes
+	return nil
+}
+
 // inspectFile reads the map without mending anything.
 func (m *changeMap) inspectFile(dir wal.FS, generation uint64, head block.LSN) (problems []error) {
-	file, err := dir.Open(mapName)
+	name := mapName
+	if next, err := m.isNext(dir, generation); err == nil && next {
+		name = mapNextName
+	}
+	file, err := dir.Open(name)
 	if err != nil {
 		return []error{fmt.Errorf("change map: %w", err)}
 	}
 	h, problem, err := m.readHead(file, generation)
-	if err = errors.Join(problem, err); err == nil {
+	if err = errors.Join(problem, err); err == nil && !m.fits(h.chunkBytes, h.chunks) {
+		err = m.misfit(h)
+	}
+	if err == nil {
 		m.floor = h.floor
 		m.adopt(file, *h)
 		problems = m.readPages(head)

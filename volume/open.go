@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"lockstep/backend"
 	"lockstep/block"
 	"lockstep/wal"
 )
@@ -128,20 +129,21 @@ func openVolume(cfg Config) (*Volume, error) {
 	if header.other != nil && !errors.Is(header.other, ErrNotFormatted) {
 		cfg.Logger.Warn().Err(header.other).Msg("one superblock slot can not be read; the other one is good, as after a power cut")
 	}
-	if size, err := cfg.Base.Size(); err != nil || size < DataOffset+sb.SizeBytes {
-		return nil, errors.Join(err, fmt.Errorf("the base image has %d bytes, its superblock says %d", size, DataOffset+sb.SizeBytes))
+	if err := checkBase(cfg.Base, sb.SizeBytes); err != nil {
+		return nil, err
 	}
 	if sb.State&Inconsistent != 0 {
 		return nil, errors.New("the copy is inside a rebuild and can not be read")
 	}
 	v := &Volume{
-		cfg: cfg, id: sb.VolumeID, sizeBytes: sb.SizeBytes, blockBytes: int64(sb.BlockBytes),
+		cfg: cfg, id: sb.VolumeID, blockBytes: int64(sb.BlockBytes),
 		base:    base{backend: cfg.Base, blockBytes: int64(sb.BlockBytes)},
 		header:  header,
 		lineage: sb.Lineage,
 		kick:    make(chan struct{}, 1),
 		zero:    make(chan struct{}, 1),
 	}
+	v.setSize(sb.SizeBytes)
 	v.life, v.stop = context.WithCancel(context.Background())
 	v.partials.changed = sync.NewCond(&v.mu)
 	v.index.active = newDirtyIndex(v.blockBytes)
@@ -152,6 +154,10 @@ func openVolume(cfg Config) (*Volume, error) {
 	v.baseHigh.Store(uint64(sb.BaseHigh))
 	if v.log, err = wal.Open(cfg.logConfig(sb), v.replay); err != nil {
 		return nil, err
+	}
+	// A volume grows after its base image has, durably.
+	if err := checkBase(cfg.Base, v.Size()); err != nil {
+		return nil, errors.Join(err, v.log.Close())
 	}
 	var problems []error
 	v.changes, problems, err = openChangeMap(cfg.Meta, sb.VolumeID, sb.ChunkBytes,
@@ -166,14 +172,29 @@ func openVolume(cfg Config) (*Volume, error) {
 	return v, nil
 }
 
+// checkBase returns an error where the base image is too short for a volume of size bytes.
+func checkBase(b backend.Backend, size int64) error {
+	has, err := b.Size()
+	if err != nil {
+		return fmt.Errorf("size of the base image: %w", err)
+	}
+	if has < DataOffset+size {
+		return fmt.Errorf("the base image has %d bytes, and a volume of %d needs %d", has, size, DataOffset+size)
+	}
+	return nil
+}
+
 // replay takes a record after the checkpoint into the index.
 func (v *Volume) replay(r wal.Record, at wal.Position) error {
 	if r.Type == wal.RecordEpochStart {
 		v.lineage = append(v.lineage, r.EpochStart())
 		return nil
 	}
-	if r.Range.End() > uint64(v.sizeBytes/v.blockBytes) {
-		return fmt.Errorf("blocks %d+%d: %w of %d blocks", r.Range.Start, r.Range.Count, ErrRange, v.sizeBytes/v.blockBytes)
+	if r.Type == wal.RecordResize {
+		return v.replayResize(r)
+	}
+	if r.Range.End() > v.sizeBlocks() {
+		return fmt.Errorf("blocks %d+%d: %w of %d blocks", r.Range.Start, r.Range.Count, ErrRange, v.sizeBlocks())
 	}
 	v.index.publish([]wal.Change{{Type: r.Type, Range: r.Range, LSN: r.LSN, Position: at, Payload: r.Payload}})
 	return nil
@@ -267,5 +288,5 @@ func (v *Volume) seal() error {
 
 func (v *Volume) closeFiles() error {
 	v.stop()
-	return errors.Join(v.log.Close(), v.changes.Close())
+	return errors.Join(v.log.Close(), v.changes.Close(), v.dropNextMap())
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -84,6 +85,8 @@ func (c *checkpoint) nextPending() ([]block.Range, error) {
 		}
 		return true
 	})
+	// What is beyond the end is zeroed should the volume grow over it again.
+	next.remove(block.Range{Start: uint64(c.size / v.blockBytes), Count: math.MaxUint64 - uint64(c.size/v.blockBytes)})
 	ranges := next.ranges()
 	if len(ranges) <= maxPendingZero {
 		return ranges, nil

@@ -69,8 +69,9 @@ func (v *Volume) blocks(off, length int64) block.Range {
 }
 
 func (v *Volume) checkRange(off, length int64) error {
-	if off < 0 || length < 0 || off > v.sizeBytes || length > v.sizeBytes-off {
-		return fmt.Errorf("%d bytes at %d: %w of %d bytes", length, off, ErrRange, v.sizeBytes)
+	size := v.Size()
+	if off < 0 || length < 0 || off > size || length > size-off {
+		return fmt.Errorf("%d bytes at %d: %w of %d bytes", length, off, ErrRange, size)
 	}
 	return nil
 }

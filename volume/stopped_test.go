@@ -58,7 +58,7 @@ func (s *stopped) checkBase() error {
 	}
 	versions := s.versions()
 	p := make([]byte, testBlock)
-	for b := range uint64(testSize / testBlock) {
+	for b := range uint64(sb.SizeBytes / testBlock) {
 		if _, err := s.config.Base.ReadAt(p, DataOffset+int64(b)*testBlock); err != nil {
 			return err
 		}
@@ -123,7 +123,7 @@ func (s *stopped) checkMap() error {
 		if r.LSN > sb.Checkpoint || r.Range.Count == 0 {
 			continue
 		}
-		for chunk := r.Range.Start / perChunk; chunk <= (r.Range.End()-1)/perChunk; chunk++ {
+		for chunk := r.Range.Start / perChunk; chunk <= min((r.Range.End()-1)/perChunk, m.Chunks()-1); chunk++ {
 			if at := m.At(chunk); at < r.LSN {
 				return fmt.Errorf("chunk %d was changed by record %d, and the map says %d", chunk, r.LSN, at)
 			}

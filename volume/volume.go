@@ -80,7 +80,8 @@ type Volume struct {
 	life       context.Context // ends when Close begins: nothing waits for other copies any longer
 	stop       context.CancelFunc
 	id         uuid.UUID
-	sizeBytes  int64
+	sizeBytes  atomic.Int64 // changed under mu
+	largest    int64        // that sizeBytes was, since the volume was opened; guarded by mu
 	blockBytes int64
 	base       base
 	log        *wal.Log
@@ -93,10 +94,14 @@ type Volume struct {
 
 	index index
 
+	// resizing serialises resizes. It comes before checkpointing.
+	resizing sync.Mutex
+
 	// checkpointing serialises checkpoints, and guards the header and the change map.
 	checkpointing sync.Mutex
 	header        *superblockFile
 	changes       *changeMap
+	nextChanges   *changeMap // made for a resize that the base image does not have yet; or nil
 	lineage       []block.EpochStart
 
 	checkpoint atomic.Uint64 // superblock's, for Stats
@@ -118,8 +123,11 @@ func (v *Volume) now() time.Time { return v.cfg.now() }
 // ID returns the volume's UUID.
 func (v *Volume) ID() uuid.UUID { return v.id }
 
-// Size returns the volume's size in bytes.
-func (v *Volume) Size() int64 { return v.sizeBytes }
+// Size returns the volume's size in bytes. Resize changes it.
+func (v *Volume) Size() int64 { return v.sizeBytes.Load() }
+
+// sizeBlocks returns the volume's size in blocks.
+func (v *Volume) sizeBlocks() uint64 { return uint64(v.Size() / v.blockBytes) }
 
 // BlockSize returns the size of a block in bytes.
 func (v *Volume) BlockSize() int { return int(v.blockBytes) }

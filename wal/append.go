@@ -12,7 +12,7 @@ import (
 type Change struct {
 	Type    RecordType
 	Range   block.Range
-	Payload []byte // of a write: Range.Count blocks, at most MaxPayloadBytes
+	Payload []byte // of a write: Range.Count blocks, at most MaxPayloadBytes; else as in Record
 
 	LSN      block.LSN // set by Append
 	Position Position  // of the payload; set by Append
@@ -100,7 +100,7 @@ func (l *Log) roomLocked(changes []Change) (rotations, reserve int, err error) {
 		switch changes[i].Type {
 		case RecordWrite:
 			segments = 1
-		case RecordZero, RecordTrim:
+		case RecordZero, RecordTrim, RecordResize:
 			bytes = l.markReserve()
 		}
 	}

@@ -63,6 +63,12 @@ func testRecords() []Record {
 	}
 }
 
+// allRecords has one of each type; a frame's golden bytes are of those that there were at first.
+func allRecords() []Record {
+	c := ResizeChange(1<<30, 1<<31)
+	return append(testRecords(), Record{Type: c.Type, LSN: 11, Epoch: 3, Range: c.Range, Time: 3, Payload: c.Payload})
+}
+
 func encodeRecord(r Record) []byte {
 	b := make([]byte, RecordHeaderBytes, RecordHeaderBytes+len(r.Payload))
 	r.encodeHeader(b)

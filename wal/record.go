@@ -47,9 +47,12 @@ const (
 	// MaxPayloadBytes is the longest payload of a record; longer writes are split.
 	MaxPayloadBytes = 1 << 20
 	// epochStartBytes is the payload of an epoch-start record: epoch ID, primary's node ID. A longer one, up to
-	// maxEpochStartBytes, says more than this program knows, and nothing that it has to know.
-	epochStartBytes    = 32
-	maxEpochStartBytes = 4096
+	// maxFactBytes, says more than this program knows, and nothing that it has to know.
+	epochStartBytes = 32
+	// resizeBytes is the payload of a resize record: the new size in blocks. It may be longer in the same way.
+	resizeBytes = 8
+	// maxFactBytes is the longest payload of a record that carries facts rather than data.
+	maxFactBytes = 4096
 )
 
 // RecordType says what a record does.
@@ -61,6 +64,7 @@ const (
 	RecordZero       RecordType = 2 // the blocks read as zeroes and stay allocated
 	RecordTrim       RecordType = 3 // the blocks read as zeroes and need not stay allocated
 	RecordEpochStart RecordType = 4 // no blocks; a new epoch begins with this record
+	RecordResize     RecordType = 5 // the volume's end moves over the blocks, up or down; they read as zeroes from then on
 )
 
 // String returns the type's name as it stands in listings.
@@ -74,6 +78,8 @@ func (t RecordType) String() string {
 		return "trim"
 	case RecordEpochStart:
 		return "epoch"
+	case RecordResize:
+		return "resize"
 	}
 	return fmt.Sprintf("type %d", uint8(t))
 }
@@ -95,7 +101,7 @@ type Record struct {
 	Epoch   block.Epoch
 	Range   block.Range
 	Time    int64  // Unix nanoseconds on the primary
-	Payload []byte // of a write: Range.Count blocks; of an epoch start: its IDs; else empty
+	Payload []byte // of a write: Range.Count blocks; of an epoch start: its IDs; of a resize: the size; else empty
 	CRC     uint32 // as in the header; set by decoding and encoding
 }
 
@@ -211,7 +217,9 @@ func (r *Record) checkShape(length, blockBytes int) error {
 		if r.Range.Count != 0 {
 			return fmt.Errorf("%w: epoch start with %d blocks", ErrRecordCorrupt, r.Range.Count)
 		}
-		want = min(max(length, epochStartBytes), maxEpochStartBytes)
+		want = min(max(length, epochStartBytes), maxFactBytes)
+	case RecordResize:
+		want = min(max(length, resizeBytes), maxFactBytes)
 	default:
 		return fmt.Errorf("%w: type %d", ErrRecordVersion, r.Type)
 	}
@@ -231,6 +239,25 @@ func (r *Record) EpochStart() block.EpochStart {
 		ID:      uuid.UUID(r.Payload[:16]),
 		Primary: uuid.UUID(r.Payload[16:32]),
 		First:   r.LSN,
+	}
+}
+
+// Resize returns the size in blocks that a resize record gives the volume. It is an end of the record's range: the upper
+// one where the volume grows, the lower one where it shrinks. Any other is an error that wraps ErrRecordCorrupt.
+func (r *Record) Resize() (blocks uint64, err error) {
+	blocks = binary.LittleEndian.Uint64(r.Payload)
+	if blocks != r.Range.Start && blocks != r.Range.End() || blocks == 0 {
+		return 0, fmt.Errorf("%w: a resize to %d blocks that touches blocks %d+%d", ErrRecordCorrupt, blocks, r.Range.Start, r.Range.Count)
+	}
+	return blocks, nil
+}
+
+// ResizeChange is the change that takes a volume from one size to another, which differ, both in blocks.
+func ResizeChange(from, to uint64) Change {
+	low, high := min(from, to), max(from, to)
+	return Change{
+		Type: RecordResize, Range: block.Range{Start: low, Count: high - low},
+		Payload: binary.LittleEndian.AppendUint64(nil, to),
 	}
 }
 

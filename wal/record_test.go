@@ -21,7 +21,7 @@ func sealRecord(b []byte) {
 
 // TestRecordGolden: what was once written is read for ever, and what is written today could be read then.
 func TestRecordGolden(t *testing.T) {
-	for _, want := range testRecords() {
+	for _, want := range allRecords() {
 		b := encodeRecord(want)
 		golden(t, "record_"+want.Type.String(), b)
 		got, n, err := decodeRecord(b, testBlockBytes)
@@ -48,9 +48,32 @@ func TestRecordEpochStart(t *testing.T) {
 	}
 }
 
+// TestRecordResize: a resize record says where the volume ends, at either end of what it touches and nowhere else. A longer
+// one of a later version is read by this one.
+func TestRecordResize(t *testing.T) {
+	for _, c := range []struct {
+		from, to, said uint64
+		want           error
+	}{
+		{10, 30, 30, nil}, {30, 10, 10, nil},
+		{10, 30, 20, ErrRecordCorrupt}, {10, 30, 31, ErrRecordCorrupt}, {0, 30, 0, ErrRecordCorrupt},
+	} {
+		change := ResizeChange(c.from, c.to)
+		payload := binary.LittleEndian.AppendUint64(nil, c.said)
+		b := encodeRecord(Record{Type: RecordResize, LSN: 1, Range: change.Range, Payload: append(payload, 1, 2, 3)})
+		r, _, err := decodeRecord(b, testBlockBytes)
+		if err != nil || r.Range != (block.Range{Start: min(c.from, c.to), Count: max(c.from, c.to) - min(c.from, c.to)}) {
+			t.Fatalf("decode: %+v, %v", r, err)
+		}
+		if got, err := r.Resize(); !errors.Is(err, c.want) || err == nil && got != c.to {
+			t.Errorf("from %d to %d, saying %d: %d, %v", c.from, c.to, c.said, got, err)
+		}
+	}
+}
+
 // TestRecordFlips: no byte of a record can change unseen.
 func TestRecordFlips(t *testing.T) {
-	for _, r := range testRecords() {
+	for _, r := range allRecords() {
 		whole := encodeRecord(r)
 		for i := range whole {
 			for bit := range 8 {
@@ -67,7 +90,7 @@ func TestRecordFlips(t *testing.T) {
 
 // TestRecordTorn: every prefix of a record is torn, not corrupt.
 func TestRecordTorn(t *testing.T) {
-	for _, r := range testRecords() {
+	for _, r := range allRecords() {
 		whole := encodeRecord(r)
 		for n := range whole {
 			_, _, err := decodeRecord(whole[:n], testBlockBytes)
@@ -80,7 +103,7 @@ func TestRecordTorn(t *testing.T) {
 // CRC is right.
 func TestRecordRefused(t *testing.T) {
 	for name, c := range map[string]struct {
-		index  int // of testRecords
+		index  int // of allRecords
 		change func(b []byte)
 		want   error
 	}{
@@ -90,7 +113,7 @@ func TestRecordRefused(t *testing.T) {
 		"not ours, future version":  {1, func(b []byte) { b[0]++; b[recordOffVersion] = 2 }, ErrRecordMagic},
 		"future flag":               {1, func(b []byte) { b[recordOffFlags] = 1 }, ErrRecordVersion},
 		"future field":              {1, func(b []byte) { b[recordOffSpare+7] = 1 }, ErrRecordVersion},
-		"future type":               {2, func(b []byte) { b[recordOffType] = 5 }, ErrRecordVersion},
+		"future type":               {2, func(b []byte) { b[recordOffType] = 6 }, ErrRecordVersion},
 		"no LSN":                    {1, func(b []byte) { clear(b[recordOffLSN : recordOffLSN+8]) }, ErrRecordCorrupt},
 		"range overflows":           {3, func(b []byte) { fill(b[recordOffBlock:recordOffCount]) }, ErrRecordCorrupt},
 		"write of no blocks":        {1, func(b []byte) { b[recordOffCount] = 0 }, ErrRecordCorrupt},
@@ -102,9 +125,11 @@ func TestRecordRefused(t *testing.T) {
 		"zero of no blocks":         {2, func(b []byte) { clear(b[recordOffCount:recordOffTime]) }, ErrRecordCorrupt},
 		"epoch start with blocks":   {0, func(b []byte) { b[recordOffCount] = 1 }, ErrRecordCorrupt},
 		"epoch start without IDs":   {0, func(b []byte) { b[recordOffLength] = 31 }, ErrRecordCorrupt},
+		"resize over no blocks":     {4, func(b []byte) { clear(b[recordOffCount:recordOffTime]) }, ErrRecordCorrupt},
+		"resize without the size":   {4, func(b []byte) { b[recordOffLength] = 7 }, ErrRecordCorrupt},
 		"header's CRC is not right": {2, func(b []byte) { b[recordOffCRC] ^= 1 }, ErrRecordCorrupt},
 	} {
-		b := append(encodeRecord(testRecords()[c.index]), make([]byte, 8)...)
+		b := append(encodeRecord(allRecords()[c.index]), make([]byte, 8)...)
 		c.change(b)
 		if name != "header's CRC is not right" {
 			sealRecord(b)
@@ -136,17 +161,17 @@ func TestRecordLimit(t *testing.T) {
 // TestRecordTypeNames: every type has a word, and an unknown one is named by its number.
 func TestRecordTypeNames(t *testing.T) {
 	names := []string{}
-	for _, r := range testRecords() {
+	for _, r := range allRecords() {
 		names = append(names, r.Type.String())
 	}
-	if got := strings.Join(append(names, RecordType(9).String()), ","); got != "epoch,write,zero,trim,type 9" {
+	if got := strings.Join(append(names, RecordType(9).String()), ","); got != "epoch,write,zero,trim,resize,type 9" {
 		t.Errorf("names are %s", got)
 	}
 }
 
 // FuzzDecodeRecord: whatever the bytes, decoding does not panic; what decodes encodes to the same bytes.
 func FuzzDecodeRecord(f *testing.F) {
-	for _, r := range testRecords() {
+	for _, r := range allRecords() {
 		f.Add(encodeRecord(r))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -21,7 +21,7 @@ type handle struct {
 // file is a handle on a file of a directory.
 type file struct{ handle }
 
-// Base is a disk image: a file outside the directories, of fixed size, that is always there. It needs no Close.
+// Base is a disk image: a file outside the directories that is always there. It needs no Close.
 type Base struct{ handle }
 
 var (
@@ -30,6 +30,7 @@ var (
 	_ backend.Backend      = (*Base)(nil)
 	_ backend.Zeroer       = (*Base)(nil)
 	_ backend.Allocator    = (*Base)(nil)
+	_ backend.Resizer      = (*Base)(nil)
 	_ backend.Extents      = (*Base)(nil)
 	_ backend.NoWaitReader = (*Base)(nil)
 )
@@ -147,6 +148,15 @@ func (b *Base) NextExtent(off, max int64) (length int64, hole bool, err error) {
 		return 0, false, fmt.Errorf("next extent of %s: %w", b.name, syscall.EINVAL)
 	}
 	return b.disk.extent(&b.handle, off, max)
+}
+
+// Resize follows backend.Resizer. A power cut may undo it until it is synced.
+func (b *Base) Resize(size int64) error {
+	if size <= 0 {
+		return b.failed(OpResize, syscall.EINVAL)
+	}
+	_, err := b.do(&action{Op: Op{Kind: OpResize, Length: size}})
+	return err
 }
 
 func (b *Base) within(off, length int64) error {

@@ -5,7 +5,7 @@ package disk
 // Invariant: durable with all pending writes applied in order reads as cache does.
 type inode struct {
 	id          int
-	fixed       bool // a base: its size never changes
+	fixed       bool // a base: only Resize changes its size
 	size        int64
 	durableSize int64
 	cache       content
@@ -59,6 +59,21 @@ func (n *inode) grow(seq int, size int64) {
 	}
 	n.size = size
 	n.pending = append(n.pending, write{seq: seq, kind: growth, size: size})
+}
+
+func (n *inode) resize(seq int, size int64) {
+	if size >= n.size {
+		n.grow(seq, size)
+		return
+	}
+	n.size = size
+	n.cache.truncate(size)
+	n.pending = append(n.pending, write{seq: seq, kind: truncation, size: size})
+}
+
+// journalled tells what a failed sync does not give up: size and space.
+func (w *write) journalled() bool {
+	return w.kind == growth || w.kind == truncation || w.kind == reservation
 }
 
 // zero zeroes a range; whole pages become fill.
@@ -122,7 +137,7 @@ func (n *inode) sync() {
 	// space are journalled and cover nothing.
 	kept := n.pending[:0:0]
 	for _, w := range n.pending {
-		if w.state == synced && (w.kind == growth || w.kind == reservation || len(kept) == 0) {
+		if w.state == synced && (w.journalled() || len(kept) == 0) {
 			n.land(w, nil)
 			continue
 		}
@@ -135,7 +150,7 @@ func (n *inode) sync() {
 // space are in the journal, which is tried again.
 func (n *inode) failSync() {
 	for i := range n.pending {
-		if w := &n.pending[i]; w.state == dirty && (w.kind == data || w.kind == uniform) {
+		if w := &n.pending[i]; w.state == dirty && !w.journalled() {
 			w.state = lost
 		}
 	}
@@ -146,6 +161,13 @@ func (n *inode) land(w write, keep func() bool) {
 	if w.kind == growth {
 		if keep == nil || keep() {
 			n.durableSize = max(n.durableSize, w.size)
+		}
+		return
+	}
+	if w.kind == truncation {
+		if keep == nil || keep() {
+			n.durableSize = w.size
+			n.durable.truncate(w.size)
 		}
 		return
 	}
@@ -162,9 +184,7 @@ func (n *inode) powerCut(coin func() bool) {
 			n.land(w, coin)
 		}
 	}
-	if !n.fixed {
-		n.durable.truncate(n.durableSize)
-	}
+	n.durable.truncate(n.durableSize)
 	n.pending, n.size, n.cache = nil, n.durableSize, n.durable.clone()
 }
 

@@ -19,6 +19,7 @@ const (
 	OpZero     // ZeroAt
 	OpSync     // of a file or base
 	OpRead
+	OpResize // of a base
 )
 
 // String returns the word for the kind in traces.
@@ -42,6 +43,8 @@ func (k OpKind) String() string {
 		return "sync"
 	case OpRead:
 		return "read"
+	case OpResize:
+		return "resize"
 	}
 	return fmt.Sprintf("op kind %d", uint8(k))
 }
@@ -62,6 +65,8 @@ func (o Op) String() string {
 	switch o.Kind {
 	case OpRename:
 		s += " to " + o.NewName
+	case OpResize:
+		s += fmt.Sprintf(" to %d", o.Length)
 	case OpWrite, OpAllocate, OpZero, OpRead:
 		s += fmt.Sprintf(" [%d, +%d)", o.Offset, o.Length)
 	}

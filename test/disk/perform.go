@@ -133,6 +133,11 @@ func (d *Disk) performLocked(a *action, parts int64) (done int64, err error) {
 		}
 		done = d.fitLocked(n, a.Offset, parts)
 		n.zero(a.Number, a.Offset, done, zeroPage)
+	case OpResize:
+		if parts > 0 {
+			n.resize(a.Number, a.Length)
+		}
+		return 0, nil
 	case OpSync:
 		n.sync()
 		return 0, nil

@@ -10,7 +10,7 @@ type write struct {
 	first, end int64   // sectors; whole pages for uniform and reservation
 	pages      []*page // data: content after the change
 	fill       *page   // uniform: every page of the range
-	size       int64   // growth
+	size       int64   // growth, truncation
 }
 
 type writeKind uint8
@@ -20,6 +20,7 @@ const (
 	uniform
 	reservation
 	growth
+	truncation
 )
 
 type writeState uint8
