@@ -24,6 +24,11 @@ func printCreated(w io.Writer, s node.VolumeStatus) error {
 	return err
 }
 
+func printResized(w io.Writer, s node.VolumeStatus) error {
+	_, err := fmt.Fprintf(w, "volume %s has %s now\n", s.Name, humanBytes(s.SizeBytes))
+	return err
+}
+
 func printList(w io.Writer, list []node.VolumeStatus) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "NAME\tSTATE\tSIZE\tBACKEND\tLOG USED\tCLIENTS\tERROR")

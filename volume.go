@@ -46,6 +46,15 @@ directory itself where none does.`,
     lockstep volume create db --size 1TiB --backend /dev/disk/by-id/wwn-0x5000c500a`},
 			{Name: "list", Usage: "list all volumes", Flags: volumeFlags(jsonFlag()), Action: c.list},
 			{Name: "show", ArgsUsage: "NAME", Usage: "show one volume", Flags: volumeFlags(jsonFlag()), Action: c.show},
+			{Name: "resize", ArgsUsage: "NAME", Usage: "make a volume larger, or smaller with --force", Action: c.resize,
+				Flags: volumeFlags(
+					&cli.StringFlag{Name: "size", Usage: "the new `SIZE`, as 20GiB", Required: true},
+					&cli.BoolFlag{Name: "force", Usage: "make it smaller: what is after the new end is lost, and clients are disconnected"}),
+				Description: `Growing needs no pause: clients that connect from then on see the new size, as lockstep
+attach does by itself. Then grow the file system, with resize2fs or xfs_growfs.
+
+A smaller size is refused without --force, and the message says how much data would be
+lost. Make the file system smaller first (resize2fs; xfs can not), and be sure of its size.`},
 			{Name: "delete", ArgsUsage: "NAME", Usage: "delete a volume and all its data", Action: c.delete,
 				Flags: volumeFlags(
 					&cli.BoolFlag{Name: "yes", Usage: "do not ask for the name again"},
@@ -184,6 +193,25 @@ func (c *console) show(ctx *cli.Context) error {
 			return writeJSON(c.out, s)
 		}
 		return printVolume(c.out, s)
+	})
+}
+
+func (c *console) resize(ctx *cli.Context) error {
+	args, err := arguments(ctx)
+	if err != nil {
+		return err
+	}
+	size, err := bytesFlag(ctx, "size")
+	if err != nil {
+		return err
+	}
+	r := node.ResizeRequest{SizeBytes: size, Force: ctx.Bool("force")}
+	return c.with(ctx, false, func(ctx context.Context, m node.Manager) error {
+		s, err := m.Resize(ctx, args[0], r)
+		if err != nil {
+			return err
+		}
+		return printResized(c.out, s)
 	})
 }
 

@@ -28,6 +28,9 @@ func (f *File) Resize(size int64) error {
 func (f *File) grow(old, size int64) error {
 	f.makeRegions(size)
 	if f.kind == Thick {
+		if err := f.checkFree(size - old); err != nil {
+			return err
+		}
 		if err := f.take(old, size); err != nil {
 			return errors.Join(err, f.truncate(old)) // gives back what was taken
 		}
@@ -40,6 +43,18 @@ func (f *File) grow(old, size int64) error {
 	r.forget(unitsCovering(old-1, 1)) // it may have been a short one
 	r.mu.Unlock()
 	f.d.size.Store(size)
+	return nil
+}
+
+// checkFree spares us filling a disk to find out that it is too small.
+func (f *File) checkFree(bytes int64) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(f.d.fd, &st); err != nil {
+		return f.d.failure("look for free space", 0, err)
+	}
+	if free := int64(st.Bavail) * st.Bsize; free < bytes {
+		return fmt.Errorf("%d bytes more, and %d are free: %w", bytes, free, unix.ENOSPC)
+	}
 	return nil
 }
 

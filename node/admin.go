@@ -31,6 +31,7 @@ const (
 //	DELETE /v1/volumes/{name}[?force=true]
 //	POST   /v1/volumes/{name}/checkpoint
 //	POST   /v1/volumes/{name}/reopen
+//	POST   /v1/volumes/{name}/resize       a ResizeRequest
 //	POST   /v1/volumes/{name}/inspect      an InspectRequest
 //	POST   /v1/volumes/{name}/recover      a RecoverRequest
 //	GET    /v1/volumes/{name}/data[?force=true]
@@ -82,6 +83,9 @@ func (a *admin) routes() *http.ServeMux {
 	mux.HandleFunc("POST /v1/volumes/{name}/reopen", func(w http.ResponseWriter, r *http.Request) {
 		s, err := a.manager.Reopen(r.Context(), r.PathValue("name"))
 		a.answer(w, s, err)
+	})
+	mux.HandleFunc("POST /v1/volumes/{name}/resize", func(w http.ResponseWriter, r *http.Request) {
+		withBody(a, w, r, a.manager.Resize)
 	})
 	mux.HandleFunc("POST /v1/volumes/{name}/inspect", func(w http.ResponseWriter, r *http.Request) {
 		withBody(a, w, r, a.manager.Inspect)

@@ -31,6 +31,8 @@ type disk struct {
 	// endRun ends the background work, which clients may wait for; ran is closed when it has ended.
 	endRun context.CancelFunc
 	ran    chan struct{}
+	// thicken, of capacity 1, says that a thick image has become larger.
+	thicken chan struct{}
 
 	// Guarded by the host's mu.
 	state   string
@@ -40,7 +42,8 @@ type disk struct {
 
 func newDisk(log zerolog.Logger, name, state string) *disk {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &disk{name: name, log: log.With().Str("volume", name).Logger(), ctx: ctx, cancel: cancel, state: state}
+	return &disk{name: name, log: log.With().Str("volume", name).Logger(), ctx: ctx, cancel: cancel, state: state,
+		thicken: make(chan struct{}, 1)}
 }
 
 // open opens the volume and starts its background work.
@@ -101,8 +104,15 @@ func (d *disk) writeThick(ctx context.Context) {
 	if !ok || f.Kind() != backend.Thick {
 		return
 	}
-	if err := f.Fill(ctx, nil); err != nil && ctx.Err() == nil {
-		d.log.Warn().Err(err).Msg("space of thick image is not all written; syncs there stay slower")
+	for {
+		if err := f.Fill(ctx, nil); err != nil && ctx.Err() == nil {
+			d.log.Warn().Err(err).Msg("space of thick image is not all written; syncs there stay slower")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.thicken:
+		}
 	}
 }
 

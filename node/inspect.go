@@ -129,7 +129,7 @@ func (d *directory) withParts(name string, do func(volume.Config) error) error {
 
 func (i *Inspection) fill(in *volume.Inspection, err error) {
 	sb := &in.Superblock
-	i.ID, i.CopyID, i.SizeBytes, i.BlockSize = sb.VolumeID, sb.CopyID, sb.SizeBytes, int(sb.BlockBytes)
+	i.ID, i.CopyID, i.SizeBytes, i.BlockSize = sb.VolumeID, sb.CopyID, in.SizeBytes, int(sb.BlockBytes)
 	i.SegmentBytes, i.LogBudgetBytes, i.Incarnation, i.Epoch = sb.SegmentBytes, sb.LogBudgetBytes, sb.Incarnation, sb.Epoch
 	i.Checkpoint, i.BaseHigh, i.Durable, i.Committed = sb.Checkpoint, sb.BaseHigh, sb.Durable, sb.Committed
 	i.MapChunks, i.MapChanged = in.MapChunks, in.MapChanged

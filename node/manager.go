@@ -19,6 +19,10 @@ type Manager interface {
 	List(ctx context.Context) ([]VolumeStatus, error)
 	Show(ctx context.Context, name string) (VolumeStatus, error)
 	Create(ctx context.Context, r CreateRequest) (VolumeStatus, error)
+	// Resize makes a volume larger, which clients see when they connect again, or with force smaller: what is after the new
+	// end is lost then, and clients are disconnected. Without force that is refused with volume.ErrNeedsForce, and the error
+	// says how much data would be lost.
+	Resize(ctx context.Context, name string, r ResizeRequest) (VolumeStatus, error)
 	// Delete deletes a volume with all its data. With force, its clients are disconnected first.
 	Delete(ctx context.Context, name string, force bool) error
 	// Checkpoint moves what is in the log to the base image.
