@@ -26,7 +26,6 @@ func (f *File) Resize(size int64) error {
 }
 
 func (f *File) grow(old, size int64) error {
-	f.makeRegions(size)
 	if f.kind == Thick {
 		if err := f.checkFree(size - old); err != nil {
 			return err
@@ -38,6 +37,7 @@ func (f *File) grow(old, size int64) error {
 	if err := f.truncate(size); err != nil {
 		return err
 	}
+	f.makeRegions(size)
 	r, _ := f.regionAt(old-1, 1)
 	r.mu.Lock()
 	r.forget(unitsCovering(old-1, 1)) // it may have been a short one
