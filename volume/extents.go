@@ -14,6 +14,13 @@ const extentsWindow = 64 << 20
 
 // Extents describes bytes from off on, in order and without gaps: at least the first, at most limit extents, and
 // none beyond off + length. What the log holds counts as data unless it is a trim or a zeroing.
+//
+// A byte is described as a hole or as zero only if it was zero at some moment of the call, so what was written and
+// acknowledged before, and not trimmed or zeroed since, never is (as I3 has it of reads). Where the index has an entry,
+// that is the newest of the moment of the lookup. Where it has none, the base image had all of the byte then, and is
+// asked afterwards. If it says hole, it was one then, or became one by a checkpoint that moved a trim that is newer
+// than the lookup and older than the answer. A write that is newer than the lookup is not in the base image's answer;
+// but it began after the call did, and the moment is before it.
 func (v *Volume) Extents(off, length int64, limit int) ([]Extent, error) {
 	if err := v.checkRange(off, length); err != nil || length == 0 || limit < 1 {
 		return nil, err

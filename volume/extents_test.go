@@ -1,9 +1,15 @@
 package volume
 
 import (
+	"context"
+	"errors"
+	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
+	"lockstep/backend"
 	"lockstep/wal"
 )
 
@@ -54,6 +60,113 @@ func TestExtentsGoOnBeyondTheWindow(t *testing.T) {
 	} {
 		if got, err := v.Extents(c.off, c.length, c.limit); err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("%d extents of %d bytes at %d: %+v, %v, want %+v", c.limit, c.length, c.off, got, err, c.want)
+		}
+	}
+}
+
+// TestI3NoHoleWhereThereIsData: writers, each with blocks of its own, write, trim and zero them while checkpoints move
+// all of it to the base image, which punches holes. What was written and acknowledged is never described as a hole or
+// as zeroes, neither at once nor after the checkpoint came by, and blocks that nobody touches never are.
+func TestI3NoHoleWhereThereIsData(t *testing.T) {
+	const size = 4 << 20
+	for name, base := range map[string]func(t *testing.T) backend.Backend{
+		"memory": func(*testing.T) backend.Backend { return backend.NewMemory(DataOffset + size) },
+		"file": func(t *testing.T) backend.Backend {
+			f, err := backend.CreateFile(filepath.Join(t.TempDir(), "base"), DataOffset+size, backend.Thin)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { f.Close() })
+			return f
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, _, _ := memoryConfig(size)
+			cfg.Base = base(t)
+			v := openMemory(t, cfg, size, 4096, 256<<10)
+			v.pacer.fill = func() float64 { return 0 } // nobody is slowed down
+			extentsBesideWriters(t, v, size)
+		})
+	}
+}
+
+func extentsBesideWriters(t *testing.T, v *Volume, size int64) {
+	const part, writers, run = 1 << 20, 3, 64 << 10
+	still := int64(writers * part) // data from here on stay
+	for off := still; off < size; off += run {
+		mustApply(t, v, filled(off, run, 's'))
+	}
+	stop := make(chan bool)
+	var wg, background sync.WaitGroup
+	for w := range int64(writers) {
+		wg.Go(func() {
+			for i := range int64(100) {
+				off := w*part + i*7%(part/run)*run
+				wantData(t, v, filled(off, run, 'w'))
+				if t.Failed() {
+					return
+				}
+				kind := Trim
+				if i%3 == 0 {
+					kind = Zero
+				}
+				if err := applyOne(v, Change{Kind: kind, Offset: off, Length: run}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	background.Go(func() {
+		now := time.Unix(1, 0)
+		for !ended(stop) {
+			now = now.Add(tickEvery)
+			v.Tick(now)
+			if err := errors.Join(v.Checkpoint(context.Background()), v.Flush()); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	background.Go(func() {
+		for !ended(stop) {
+			wantNoHole(t, v, still, size-still)
+		}
+	})
+	wg.Wait()
+	close(stop)
+	background.Wait()
+}
+
+func ended(stop chan bool) bool {
+	select {
+	case <-stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// wantData writes, and looks at what was written before and after checkpoints move it.
+func wantData(t *testing.T, v *Volume, c Change) {
+	if err := applyOne(v, c); err != nil {
+		t.Error(err)
+		return
+	}
+	for range 20 {
+		wantNoHole(t, v, c.Offset, c.Length)
+	}
+}
+
+func wantNoHole(t *testing.T, v *Volume, off, length int64) {
+	extents, err := v.Extents(off, length, 1000)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, e := range extents {
+		if e.Hole || e.Zero {
+			t.Errorf("data at %d, %d bytes, are described by %+v", off, length, extents)
+			return
 		}
 	}
 }
