@@ -248,6 +248,9 @@ func (l *Log) writeFrameLocked(s *segment, f frame, changes []Change, timeNs int
 	}
 	l.lastCRC, l.lastRecord = crc, lastRecord
 	s.end = next
+	l.counters.appendedBytes.Add(uint64(f.size()))
+	l.counters.frames.Add(1)
+	l.counters.records.Add(uint64(len(changes)))
 	return nil
 }
 

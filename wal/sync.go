@@ -2,6 +2,7 @@ package wal
 
 import (
 	"fmt"
+	"time"
 
 	"lockstep/block"
 )
@@ -17,6 +18,9 @@ func (l *Log) Sync() (block.LSN, error) {
 func (l *Log) syncTo(target block.LSN, force bool) (block.LSN, error) {
 	g := &l.group
 	g.Lock()
+	if !force && l.Durable() < target {
+		g.unanswered = append(g.unanswered, target)
+	}
 	for g.syncing && (force || l.Durable() < target) {
 		g.done.Wait()
 	}
@@ -35,6 +39,7 @@ func (l *Log) syncTo(target block.LSN, force bool) (block.LSN, error) {
 
 	g.Lock()
 	g.syncing = false
+	g.unanswered = l.counters.answered(g.unanswered, durable, err)
 	g.done.Broadcast()
 	g.Unlock()
 	return durable, err
@@ -52,9 +57,11 @@ func (l *Log) syncFiles() (block.LSN, error) {
 	head := l.Head()
 	l.mu.Unlock()
 	for _, s := range files {
+		begun := time.Now()
 		if err := s.file.Sync(); err != nil {
 			return 0, l.fail(fmt.Errorf("sync log segment %s: %w", s.name, err))
 		}
+		l.counters.sync.Add(time.Since(begun), 1)
 	}
 	l.durable.Store(uint64(head))
 	return head, nil

@@ -126,6 +126,8 @@ type Log struct {
 		sync.Mutex
 		done    *sync.Cond
 		syncing bool
+		// unanswered are up to where those who sync or wait want their records durable, for the counters.
+		unanswered []block.LSN
 	}
 
 	// segments finds a segment of the chain by its sequence.
@@ -137,6 +139,9 @@ type Log struct {
 	wanted chan struct{} // capacity 1: Prepare has something to do
 
 	tail []extent // frames above the last mark, which Harden rewrites; nil after
+
+	counters counters
+	looking  sync.Mutex
 }
 
 // extent is a part of a segment.
@@ -231,6 +236,10 @@ type Usage struct {
 func (l *Log) Usage() Usage {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.usageLocked()
+}
+
+func (l *Log) usageLocked() Usage {
 	usable := l.cfg.SegmentBytes - segmentDataOffset
 	room := int64(l.availableLocked())*usable + l.cfg.SegmentBytes - l.chain[len(l.chain)-1].end
 	budget := int64(l.maxFilesLocked()) * usable
