@@ -27,17 +27,20 @@ func benchConnection(b *testing.B) *wire {
 
 // benchmark sends bursts of depth requests and reads their answers; ns/op is for one request, both sides.
 func benchmark(b *testing.B, r request, payload, data, depth int) {
-	w := benchConnection(b)
-	var burst []byte
+	burst(b, benchConnection(b), r, payload, data, depth)
+}
+
+func burst(b *testing.B, w *wire, r request, payload, data, depth int) {
+	var sent []byte
 	for range depth {
-		burst = append(burst, encoded(r, make([]byte, payload)...)...)
+		sent = append(sent, encoded(r, make([]byte, payload)...)...)
 	}
 	answers := make([]byte, depth*(simpleBytes+data))
 	b.ReportAllocs()
 	b.SetBytes(int64(payload + data))
 	b.ResetTimer()
 	for n := 0; n < b.N; n += depth {
-		if err := exchange(w.conn, burst, answers); err != nil {
+		if err := exchange(w.conn, sent, answers); err != nil {
 			b.Fatal(err)
 		}
 	}
