@@ -14,6 +14,7 @@ import (
 // Defaults of Config.
 const (
 	DefaultDataDir         = "lockstep-data"
+	SocketName             = "lockstep.sock" // of the socket in the data directory on which NBD is served
 	DefaultListen          = "127.0.0.1:10809"
 	DefaultShutdownTimeout = 30 * time.Second
 )
@@ -84,7 +85,7 @@ func (c *Config) validate() error {
 			return fmt.Errorf("--listen wants host:port: %w", err)
 		}
 	}
-	if c.Unix, err = socketPath(c.Unix, dir, "lockstep.sock", "--unix"); err != nil {
+	if c.Unix, err = socketPath(c.Unix, dir, SocketName, "--unix"); err != nil {
 		return err
 	}
 	if c.Admin, err = socketPath(c.Admin, dir, adminSocketName, "--admin"); err != nil {

@@ -41,7 +41,7 @@ func (e exports) Lookup(name string) (nbd.Export, error) {
 	}
 	return nbd.Export{
 		Name:        d.name,
-		Description: describe(d),
+		Description: e.describe(d),
 		ReadOnly:    e.readOnly,
 		Device:      d.device,
 		Release:     sync.OnceFunc(func() { e.disconnected(d) }),
@@ -53,14 +53,16 @@ func (e exports) List() []nbd.Listing {
 	var list []nbd.Listing
 	for _, d := range e.all() {
 		if e.served(d) {
-			list = append(list, nbd.Listing{Name: d.name, Description: describe(d)})
+			list = append(list, nbd.Listing{Name: d.name, Description: e.describe(d)})
 		}
 	}
 	return list
 }
 
-// describe says to people what a disk is.
-func describe(d *disk) string { return fmt.Sprintf("lockstep volume %s", d.settings.ID) }
+// describe says what a disk is: to people, and to clients that keep to one volume, and to one server at a time.
+func (e exports) describe(d *disk) string {
+	return fmt.Sprintf("lockstep volume uuid=%s instance=%s", d.settings.ID, e.instance)
+}
 
 // connect acquires a disk for an NBD connection.
 func (h *host) connect(name string) (*disk, error) {

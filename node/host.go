@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/google/uuid"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 )
@@ -23,6 +24,8 @@ type host struct {
 	dir      *directory
 	readOnly bool
 	log      zerolog.Logger
+	// instance is of this process's life only. Clients with several connections tell by it whether they are to one server.
+	instance uuid.UUID
 	// disconnect ends the connections to one export. Those it could not end in time are cut off.
 	disconnect func(ctx context.Context, name string) error
 
@@ -32,7 +35,7 @@ type host struct {
 }
 
 func newHost(dir *directory, readOnly bool, log zerolog.Logger) *host {
-	return &host{dir: dir, readOnly: readOnly, log: log, disks: map[string]*disk{}}
+	return &host{dir: dir, readOnly: readOnly, log: log, instance: uuid.New(), disks: map[string]*disk{}}
 }
 
 // openAll opens every volume there is. One that cannot be opened is kept with its error and stops no other.
