@@ -1,0 +1,204 @@
+package attach
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// sysfs reads what the kernel tells of devices and processes in files. root is "/", but for tests.
+type sysfs struct{ root string }
+
+func (s sysfs) path(parts ...string) string {
+	return filepath.Join(append([]string{s.root}, parts...)...)
+}
+
+// indexOf is the index of a device's name.
+func indexOf(name string) (int, bool) {
+	number, ok := strings.CutPrefix(name, "nbd")
+	index, err := strconv.Atoi(number)
+	return index, ok && err == nil && index >= 0 && index <= maxIndex && strconv.Itoa(index) == number
+}
+
+// maxIndex keeps device numbers, of which each device takes 32, within the kernel's 20 bits.
+const maxIndex = 1<<15 - 1
+
+func (s sysfs) indexes() ([]int, error) {
+	entries, err := os.ReadDir(s.path("sys/block"))
+	if err != nil {
+		return nil, fmt.Errorf("list the NBD devices: %w", err)
+	}
+	var list []int
+	for _, e := range entries {
+		if index, ok := indexOf(e.Name()); ok {
+			list = append(list, index)
+		}
+	}
+	slices.Sort(list)
+	return list, nil
+}
+
+// device reads a device's files. That it is attached is known by the file pid.
+func (s sysfs) device(index int) (Device, error) {
+	dir := s.path("sys/block", filepath.Base(DevicePath(index)))
+	text := map[string]string{}
+	for _, name := range []string{"pid", "backend", "size", "ro"} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		// ENODEV and the like: the device went while it was read.
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENODEV) {
+			return Device{}, fmt.Errorf("look at %s: %w", DevicePath(index), err)
+		}
+		text[name] = strings.TrimSuffix(string(b), "\n")
+	}
+	if text["pid"] == "" {
+		return Device{}, nil
+	}
+	pid, pidErr := strconv.Atoi(text["pid"])
+	sectors, sizeErr := strconv.ParseInt(text["size"], 10, 64)
+	if err := errors.Join(pidErr, sizeErr); err != nil {
+		return Device{}, fmt.Errorf("look at %s: %w", DevicePath(index), err)
+	}
+	return Device{Attached: true, Backend: text["backend"], PID: pid, SizeBytes: sectors * 512, ReadOnly: text["ro"] == "1"}, nil
+}
+
+// users says what uses a device, or a partition of it: mounts in any namespace, swap, devices on top of it, and processes
+// that have it open.
+func (s sysfs) users(index int) ([]string, error) {
+	name := filepath.Base(DevicePath(index))
+	numbers, err := s.numbers(name) // of the device and its partitions
+	if err != nil {
+		return nil, fmt.Errorf("look for what uses %s: %w", DevicePath(index), err)
+	}
+	var users []string
+	for part := range numbers {
+		holders, err := os.ReadDir(s.path("sys/class/block", part, "holders"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("look for what uses %s: %w", DevicePath(index), err)
+		}
+		for _, h := range holders {
+			users = append(users, "device "+h.Name())
+		}
+	}
+	swaps, err := os.ReadFile(s.path("proc/swaps"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look for what uses %s: %w", DevicePath(index), err)
+	}
+	for part := range numbers {
+		if bytes.Contains(swaps, []byte("/dev/"+part+" ")) || bytes.Contains(swaps, []byte("/dev/"+part+"\t")) {
+			users = append(users, "swap")
+		}
+	}
+	inProcesses, err := s.usersInProcesses(numbers)
+	if err != nil {
+		return nil, fmt.Errorf("look for what uses %s: %w", DevicePath(index), err)
+	}
+	users = append(users, inProcesses...)
+	slices.Sort(users)
+	return slices.Compact(users), nil
+}
+
+// numbers are major:minor of a device and its partitions, by name.
+func (s sysfs) numbers(name string) (map[string]string, error) {
+	numbers := map[string]string{}
+	dirs, err := filepath.Glob(s.path("sys/block", name, name+"p*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range append(dirs, s.path("sys/block", name)) {
+		b, err := os.ReadFile(filepath.Join(dir, "dev"))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		numbers[filepath.Base(dir)] = strings.TrimSpace(string(b))
+	}
+	return numbers, nil
+}
+
+// usersInProcesses looks at the mounts and open files of every process. One that ends meanwhile uses nothing.
+func (s sysfs) usersInProcesses(numbers map[string]string) ([]string, error) {
+	processes, err := os.ReadDir(s.path("proc"))
+	if err != nil {
+		return nil, err
+	}
+	var users []string
+	seen := map[string]bool{} // mount namespaces
+	for _, p := range processes {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		if s.opens(p.Name(), numbers) {
+			comm, _ := os.ReadFile(s.path("proc", p.Name(), "comm")) // only for people
+			users = append(users, fmt.Sprintf("process %d (%s)", pid, strings.TrimSpace(string(comm))))
+		}
+		namespace, err := os.Readlink(s.path("proc", p.Name(), "ns/mnt"))
+		if err == nil && seen[namespace] {
+			continue
+		}
+		seen[namespace] = err == nil
+		users = append(users, s.mounts(p.Name(), numbers)...)
+	}
+	return users, nil
+}
+
+// opens reports whether a process has one of the devices open.
+func (s sysfs) opens(pid string, numbers map[string]string) bool {
+	files, _ := os.ReadDir(s.path("proc", pid, "fd"))
+	for _, f := range files {
+		path := s.path("proc", pid, "fd", f.Name())
+		target, err := os.Readlink(path)
+		if err != nil || !strings.Contains(target, "nbd") && !strings.HasPrefix(target, "/dev/") {
+			continue
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			continue
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || st.Mode&syscall.S_IFMT != syscall.S_IFBLK {
+			continue
+		}
+		for _, number := range numbers {
+			if number == fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// mounts lists where a process sees file systems of the devices.
+func (s sysfs) mounts(pid string, numbers map[string]string) []string {
+	f, err := os.Open(s.path("proc", pid, "mountinfo"))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	var users []string
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		before, after, _ := strings.Cut(lines.Text(), " - ")
+		fields, source := strings.Fields(before), strings.Fields(after)
+		if len(fields) < 5 || len(source) < 2 {
+			continue
+		}
+		for part, number := range numbers {
+			if fields[2] == number || source[1] == "/dev/"+part { // btrfs has a number of its own
+				users = append(users, "mounted on "+fields[4])
+			}
+		}
+	}
+	return users
+}
