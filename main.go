@@ -38,7 +38,7 @@ func command(in, out, errs *os.File) *cli.App {
 		Action:               unknownCommand,
 		ExitErrHandler:       func(*cli.Context, error) {}, // the exit code is chosen in main
 		Commands: []*cli.Command{c.serveCommand(), c.volumeCommand(), c.inspectCommand(), c.checkCommand(), c.statusCommand(),
-			c.configCommand()},
+			c.attachCommand(), c.detachCommand(), c.configCommand()},
 	}
 }
 
@@ -50,7 +50,7 @@ It prints how to attach each volume. Everything is kept in ./lockstep-data, unle
 --data-dir says otherwise. Then, in another terminal:
 
     lockstep volume create db --size 100GiB
-    nbd-client -unix lockstep-data/lockstep.sock -N db -b 4096 /dev/nbd0
+    lockstep attach db /dev/nbd0
     mkfs.ext4 /dev/nbd0
 
 Stop the server with Ctrl-C or SIGTERM.`

@@ -24,7 +24,7 @@ const (
 // not here may not exist; what is here may be missing still.
 func arrows() map[string][]string {
 	return map[string][]string{
-		".":              {"node", "block"}, // block's words are everybody's
+		".":              {"node", "nbd/attach", "block"}, // block's words are everybody's
 		"node":           {"nbd", "volume", "replication", "backend", "wal", "block", "histogram"},
 		"replication":    {"engine", "rebuild", "wal", "block"},
 		"volume":         {"wal", "backend", "block", "histogram"},
@@ -33,6 +33,7 @@ func arrows() map[string][]string {
 		"rebuild":        {"block"},
 		"backend":        {},
 		"nbd":            {"histogram"},
+		"nbd/attach":     {"nbd"},
 		"histogram":      {},
 		"block":          {},
 		"test":           {},
@@ -52,14 +53,16 @@ func topFolders() []string {
 // dependencies has the modules of others that may be imported, and by which folders; nil is all but the engine.
 func dependencies() map[string][]string {
 	return map[string][]string{
-		"github.com/BurntSushi/toml": {"."},
-		"github.com/docker/go-units": {".", "node"},
-		"github.com/google/uuid":     nil,
-		"github.com/rs/zerolog":      nil,
-		"github.com/tidwall/btree":   nil,
-		"github.com/urfave/cli/v2":   {"."},
-		"golang.org/x/sync":          nil,
-		"golang.org/x/sys":           nil,
+		"github.com/BurntSushi/toml":       {"."},
+		"github.com/coreos/go-systemd/v22": {"."},
+		"github.com/docker/go-units":       {".", "node"},
+		"github.com/google/uuid":           nil,
+		"github.com/rs/zerolog":            nil,
+		"github.com/tidwall/btree":         nil,
+		"github.com/urfave/cli/v2":         {"."},
+		"github.com/vishvananda/netlink":   {"nbd/attach"},
+		"golang.org/x/sync":                nil,
+		"golang.org/x/sys":                 nil,
 	}
 }
 
@@ -196,6 +199,11 @@ func TestImportRules(t *testing.T) {
 	}{
 		{"./main.go", "lockstep/node", true},
 		{"./main.go", "lockstep/volume", false},
+		{"./attach.go", "lockstep/nbd/attach", true},
+		{"node/node.go", "lockstep/nbd/attach", false},
+		{"nbd/attach/link.go", "lockstep/nbd", true},
+		{"nbd/attach/link.go", "lockstep/node", false},
+		{"nbd/server.go", "lockstep/nbd/attach", false},
 		{"node/node.go", "lockstep/volume", true},
 		{"node/node.go", "lockstep/engine", false},
 		{"volume/open.go", "lockstep/backend", true},
