@@ -102,6 +102,9 @@ func (c *console) serve(ctx *cli.Context) error {
 	running, hurry, done := signals(ctx.Context, log)
 	defer done()
 	told := cfg.options.Config
+	if told.Notify, told.Watchdog, err = serviceManager(); err != nil {
+		return err
+	}
 	told.Hurry, told.Logger = hurry, log
 	told.Ready = func(e node.Endpoints) {
 		// Nobody may be reading it: the log has the addresses too.

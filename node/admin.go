@@ -24,6 +24,7 @@ const (
 
 // admin is the HTTP interface of a server:
 //
+//	GET    /v1/alive
 //	GET    /v1/status
 //	GET    /v1/volumes
 //	POST   /v1/volumes                     a CreateRequest
@@ -42,6 +43,7 @@ const (
 type admin struct {
 	manager Manager
 	status  func() Status
+	alive   func() // returns where the server is not stuck; asks no disk
 	log     zerolog.Logger
 	// stopping ends when contents are to be copied no further.
 	stopping context.Context
@@ -60,6 +62,10 @@ func (a *admin) handler() http.Handler {
 
 func (a *admin) routes() *http.ServeMux {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/alive", func(w http.ResponseWriter, _ *http.Request) {
+		a.alive()
+		a.answer(w, struct{}{}, nil)
+	})
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { a.answer(w, a.status(), nil) })
 	mux.HandleFunc("GET /v1/volumes", func(w http.ResponseWriter, r *http.Request) {
 		list, err := a.manager.List(r.Context())

@@ -51,8 +51,13 @@ type Config struct {
 	// flushed is lost; the next start has more log to replay. nil means never.
 	Hurry context.Context
 	// Ready is called once the volumes are served, on the goroutine of Run. nil means nothing is called.
-	Ready  func(Endpoints)
-	Logger zerolog.Logger
+	Ready func(Endpoints)
+	// Notify tells the service manager how the server is, in the words of sd_notify(3). nil means nobody is told.
+	Notify func(state string) error
+	// Watchdog is the longest that the service manager waits to be told, by Notify, that the server is alive. 0 means it
+	// does not wait.
+	Watchdog time.Duration
+	Logger   zerolog.Logger
 }
 
 // Endpoints says where a server answers.
@@ -64,8 +69,14 @@ type Endpoints struct {
 	Volumes []VolumeStatus
 }
 
-// Check returns an error where Run would refuse the configuration for what it says.
-func (c Config) Check() error { return c.validate() }
+// Check returns an error where Run would refuse the configuration for what it says, or for the certificates it names.
+func (c Config) Check() error {
+	if err := c.validate(); err != nil {
+		return err
+	}
+	_, err := offeredTLS(c)
+	return err
+}
 
 // validate fills in the defaults and makes the paths absolute.
 func (c *Config) validate() error {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 
 	"lockstep/nbd"
@@ -20,6 +21,7 @@ type node struct {
 	cfg       Config
 	tls       *nbd.TLS
 	host      *host
+	notifier  notifier
 	nbd       *nbd.Server
 	admin     *http.Server
 	endCopies context.CancelFunc // of contents
@@ -45,7 +47,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, dir.close()) }()
-	n := &node{cfg: cfg, tls: offered, host: newHost(dir, cfg.ReadOnly, cfg.Logger)}
+	n := &node{cfg: cfg, tls: offered, host: newHost(dir, cfg.ReadOnly, cfg.Logger),
+		notifier: notifier{tell: cfg.Notify, log: cfg.Logger}}
 	// All addresses are taken before a volume is opened: a port that is in use is known at once.
 	if err := n.listen(ctx); err != nil {
 		return errors.Join(err, n.closeSockets())
@@ -104,18 +107,18 @@ func (n *node) run(ctx context.Context) error {
 	n.host.disconnect = n.nbd.Disconnect
 	copying, endCopies := context.WithCancel(context.WithoutCancel(ctx))
 	n.endCopies = endCopies
-	a := &admin{manager: n.host, status: n.status, log: n.cfg.Logger, stopping: copying}
+	a := &admin{manager: n.host, status: n.status, alive: func() { n.host.find("") }, log: n.cfg.Logger, stopping: copying}
 	n.admin = &http.Server{Handler: a.handler(), ReadHeaderTimeout: 10 * time.Second}
 	n.requests = &a.requests
 	serving, serveCtx := errgroup.WithContext(ctx)
 	serving.Go(func() error { return n.serveAdmin() })
-	err := n.open(ctx)
+	err := n.notifier.during(func() string { return n.line("opened") }, func() error { return n.open(ctx) })
 	if err == nil {
 		for _, l := range n.sockets {
 			serving.Go(func() error { return n.serveNBD(serveCtx, l) })
 		}
 		n.ready()
-		<-serveCtx.Done()
+		n.notifier.attend(serveCtx, n.serving, n.cfg.Watchdog, n.alive)
 	}
 	return errors.Join(err, n.stop(ctx, serving))
 }
@@ -152,10 +155,14 @@ func (n *node) ready() {
 	s := n.status()
 	n.cfg.Logger.Info().Str("data_dir", s.DataDir).Strs("tcp", s.TCP).Str("tls", s.TLS).Str("unix", s.Unix).Int("volumes", len(s.Volumes)).
 		Msg("serving")
+	n.notifier.say(daemon.SdNotifyReady, statusLine(n.serving()))
 	if n.cfg.Ready != nil {
 		n.cfg.Ready(Endpoints{TCP: s.TCP, TLS: s.TLS, Unix: s.Unix, Admin: n.cfg.Admin, Volumes: s.Volumes})
 	}
 }
+
+// serving describes a server that serves in one line.
+func (n *node) serving() string { return n.line("serving") }
 
 // status describes the server.
 func (n *node) status() Status {
@@ -175,6 +182,7 @@ func (n *node) stop(ctx context.Context, serving *errgroup.Group) error {
 	log, begun := n.cfg.Logger, time.Now()
 	log.Info().Dur("at_most_ms", n.cfg.ShutdownTimeout).
 		Msg("stopping: finishing requests, then moving the log to the base images; a second signal skips that")
+	n.notifier.say(daemon.SdNotifyStopping, extend(n.cfg.ShutdownTimeout+stopMargin), statusLine("stopping: finishing requests"))
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.cfg.ShutdownTimeout)
 	defer cancel()
 	if n.cfg.Hurry != nil {
@@ -182,7 +190,9 @@ func (n *node) stop(ctx context.Context, serving *errgroup.Group) error {
 	}
 	n.host.stop()
 	n.endCopies()
-	err := errors.Join(n.stopServing(bounded), serving.Wait(), n.closeSockets(), n.host.closeAll(bounded))
+	err := errors.Join(n.stopServing(bounded), serving.Wait(), n.closeSockets())
+	n.notifier.say(statusLine("stopping: moving the logs to the base images"))
+	err = errors.Join(err, n.host.closeAll(bounded))
 	log.Info().Dur("took_ms", time.Since(begun)).Msg("stopped")
 	return err
 }

@@ -33,6 +33,11 @@ func (r *Remote) Status(ctx context.Context) (s Status, err error) {
 	return s, r.call(ctx, http.MethodGet, "/v1/status", nil, &s)
 }
 
+// alive returns nil where the server answers.
+func (r *Remote) alive(ctx context.Context) error {
+	return r.call(ctx, http.MethodGet, "/v1/alive", nil, &struct{}{})
+}
+
 // List is the Manager's.
 func (r *Remote) List(ctx context.Context) (list []VolumeStatus, err error) {
 	return list, r.call(ctx, http.MethodGet, "/v1/volumes", nil, &list)

@@ -54,7 +54,7 @@ func topFolders() []string {
 func dependencies() map[string][]string {
 	return map[string][]string{
 		"github.com/BurntSushi/toml":       {"."},
-		"github.com/coreos/go-systemd/v22": {"."},
+		"github.com/coreos/go-systemd/v22": {".", "node"},
 		"github.com/docker/go-units":       {".", "node"},
 		"github.com/google/uuid":           nil,
 		"github.com/rs/zerolog":            nil,
