@@ -202,7 +202,10 @@ func (v *Volume) append(records []wal.Change, own *partial) error {
 		if !errors.Is(err, wal.ErrFull) {
 			return err
 		}
-		if err := v.makeRoom(seen); err != nil {
+		begun := time.Now()
+		err = v.makeRoom(seen)
+		v.tally.full.add(time.Since(begun))
+		if err != nil {
 			return err
 		}
 	}

@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"lockstep/backend"
 	"lockstep/block"
+	"lockstep/histogram"
 )
 
 // base is the base image: the backend's data in blocks. Reads of a stripe exclude writes to it, so that a read never
@@ -16,6 +19,9 @@ type base struct {
 	backend    backend.Backend
 	blockBytes int64
 	stripes    [baseStripes]sync.RWMutex
+
+	written, zeroed atomic.Uint64 // bytes
+	syncs           histogram.Latency
 }
 
 const (
@@ -70,6 +76,7 @@ func (b *base) write(p []byte, off int64) error {
 		if _, err := b.backend.WriteAt(p[off-start:][:n], DataOffset+off); err != nil {
 			return fmt.Errorf("write base image at %d: %w", off, err)
 		}
+		b.written.Add(uint64(n))
 		return nil
 	})
 }
@@ -110,6 +117,7 @@ func (b *base) zeroStripes(z backend.Zeroer, off, length int64, punch bool) erro
 	if err := z.ZeroAt(DataOffset+off, length, punch); err != nil {
 		return fmt.Errorf("zero base image at %d, %d bytes: %w", off, length, err)
 	}
+	b.zeroed.Add(uint64(length))
 	return nil
 }
 
@@ -139,9 +147,11 @@ func (b *base) allocate(r block.Range) error {
 }
 
 func (b *base) sync() error {
+	begun := time.Now()
 	if err := b.backend.Sync(); err != nil {
 		return fmt.Errorf("sync base image: %w", err)
 	}
+	b.syncs.Add(time.Since(begun), 1)
 	return nil
 }
 

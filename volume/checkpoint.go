@@ -74,6 +74,8 @@ func (v *Volume) checkpointLocked(ctx context.Context) (moved bool, err error) {
 	if c == nil {
 		return false, nil
 	}
+	begun := v.tally.checkpointBegins(c.frozen.len())
+	defer func() { v.tally.checkpointEnds(ctx, begun, err) }()
 	v.running.Store(true)
 	defer v.running.Store(false)
 	start := v.now()
@@ -188,7 +190,11 @@ func (c *checkpoint) zero(ctx context.Context) (err error) {
 func (c *checkpoint) zeroKind(ctx context.Context, kind wal.RecordType) error {
 	end := uint64(c.size / c.v.blockBytes)
 	return c.forEach(ctx, func(start uint64, d dirty) error {
-		if d.kind != kind || c.defers(d) || start >= end {
+		if d.kind != kind {
+			return nil
+		}
+		c.v.tally.moved.Add(1)
+		if c.defers(d) || start >= end {
 			return nil // what is beyond the end is zeroed should the volume grow over it again
 		}
 		return noRoom(c.v.base.zero(block.Range{Start: start, Count: min(d.count, end-start)}, kind == wal.RecordTrim))
@@ -259,6 +265,7 @@ func (c *checkpoint) copy(ctx context.Context) error {
 			}
 			n += copy(c.buf[n:], data)
 		}
+		v.tally.moved.Add(int64(len(entries)))
 		return v.base.write(c.buf[:n], int64(r.Start)*v.blockBytes)
 	})
 }

@@ -21,12 +21,22 @@ type dirty struct {
 type dirtyIndex struct {
 	blockBytes int64
 	tree       btree.Map[uint64, dirty] // by first block
+	blocks     uint64                   // in all ranges
+	dataBlocks uint64                   // in those of writes
 }
 
 func newDirtyIndex(blockBytes int64) *dirtyIndex { return &dirtyIndex{blockBytes: blockBytes} }
 
 // len returns the number of entries.
 func (x *dirtyIndex) len() int { return x.tree.Len() }
+
+// count notes that the index has n more, or with -n fewer, blocks of that kind.
+func (x *dirtyIndex) count(kind wal.RecordType, n uint64) {
+	x.blocks += n
+	if kind == wal.RecordWrite {
+		x.dataBlocks += n
+	}
+}
 
 // tailOf returns what is left of an entry that starts at start from block at on.
 func (x *dirtyIndex) tailOf(start uint64, d dirty, at uint64) dirty {
@@ -42,9 +52,11 @@ func (x *dirtyIndex) tailOf(start uint64, d dirty, at uint64) dirty {
 func (x *dirtyIndex) put(start uint64, d dirty) {
 	end := start + d.count
 	if at, before, ok := x.before(start); ok && at+before.count > start {
-		if old := at + before.count; old > end {
+		old := at + before.count
+		if old > end {
 			x.tree.Set(end, x.tailOf(at, before, end))
 		}
+		x.count(before.kind, -(min(old, end) - start))
 		before.count = start - at
 		x.tree.Set(at, before)
 	}
@@ -54,12 +66,25 @@ func (x *dirtyIndex) put(start uint64, d dirty) {
 			break
 		}
 		x.tree.Delete(at)
+		x.count(covered.kind, -(min(at+covered.count, end) - at))
 		if at+covered.count > end {
 			x.tree.Set(end, x.tailOf(at, covered, end))
 			break
 		}
 	}
-	x.tree.Set(start, d)
+	if same, replaced := x.tree.Set(start, d); replaced {
+		x.count(same.kind, -same.count)
+	}
+	x.count(d.kind, d.count)
+}
+
+// popMin takes the first entry out.
+func (x *dirtyIndex) popMin() (start uint64, d dirty, ok bool) {
+	start, d, ok = x.tree.PopMin()
+	if ok {
+		x.count(d.kind, -d.count)
+	}
+	return start, d, ok
 }
 
 // before returns the last entry that starts before block b.

@@ -55,6 +55,23 @@ func (m *indexModel) check(t *testing.T, x *dirtyIndex, r block.Range) {
 	}
 }
 
+// checkCounts compares the numbers of blocks.
+func (m *indexModel) checkCounts(t *testing.T, x *dirtyIndex) {
+	t.Helper()
+	blocks, data := uint64(0), uint64(0)
+	for i := range m {
+		if m[i].count != 0 {
+			blocks++
+		}
+		if m[i].kind == wal.RecordWrite {
+			data++
+		}
+	}
+	if x.blocks != blocks || x.dataBlocks != data {
+		t.Fatalf("%d blocks are counted, %d of them data; there are %d and %d", x.blocks, x.dataBlocks, blocks, data)
+	}
+}
+
 func randomRange(rng *rand.Rand) block.Range {
 	count := 1 + rng.Uint64N(1+rng.Uint64N(40))
 	return block.Range{Start: rng.Uint64N(indexBlocks - count + 1), Count: count}
@@ -82,6 +99,7 @@ func TestDirtyIndexAgainstModel(t *testing.T) {
 			}
 			m.check(t, x, block.Range{Count: indexBlocks})
 			m.check(t, x, randomRange(rng))
+			m.checkCounts(t, x)
 			if x.len() > 2*(i+1) {
 				t.Fatalf("%d entries after %d changes", x.len(), i+1)
 			}
@@ -138,6 +156,11 @@ func TestIndexLayers(t *testing.T) {
 		}
 	}
 	check()
+	sum := uint64(0)
+	x.active.each(0, func(_ uint64, d dirty) bool { sum += d.count; return true })
+	if x.active.blocks != sum || x.active.dataBlocks != 0 {
+		t.Errorf("%d blocks are counted, %d of them data; there are %d and 0", x.active.blocks, x.active.dataBlocks, sum)
+	}
 	if x.frozen != nil || x.active.len() == 0 {
 		t.Fatalf("thawed: %d entries are active, frozen: %v", x.active.len(), x.frozen != nil)
 	}

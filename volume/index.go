@@ -97,17 +97,6 @@ func (x *index) publish(records []wal.Change) {
 	}
 }
 
-// entries returns how many there are.
-func (x *index) entries() int {
-	x.RLock()
-	defer x.RUnlock()
-	n := x.active.len()
-	if x.frozen != nil {
-		n += x.frozen.len()
-	}
-	return n
-}
-
 // load returns how many active entries there are and what they take in the log.
 func (x *index) load() (entries int, bytes int64) {
 	x.RLock()
@@ -133,7 +122,7 @@ func (x *index) thawSome(n int) (done bool) {
 	x.Lock()
 	defer x.Unlock()
 	for ; n > 0; n-- {
-		start, d, ok := x.active.tree.PopMin()
+		start, d, ok := x.active.popMin()
 		if !ok {
 			x.active, x.frozen = x.frozen, nil
 			return true

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -109,6 +110,7 @@ func (cfg *Config) logConfig(sb *Superblock) wal.Config {
 // what is damaged (*SuperblockDamageError, *wal.CorruptError) or does not fit (wal.ErrMismatch), and nothing that was
 // there is changed then.
 func Open(cfg Config) (*Volume, error) {
+	begun := time.Now()
 	v, err := openVolume(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open volume: %w", err)
@@ -116,6 +118,7 @@ func Open(cfg Config) (*Volume, error) {
 	if err := v.start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open volume: %w", err), v.closeFiles())
 	}
+	v.tally.openTook = time.Since(begun)
 	return v, nil
 }
 
@@ -186,6 +189,7 @@ func checkBase(b backend.Backend, size int64) error {
 
 // replay takes a record after the checkpoint into the index.
 func (v *Volume) replay(r wal.Record, at wal.Position) error {
+	v.tally.replayed++
 	if r.Type == wal.RecordEpochStart {
 		v.lineage = append(v.lineage, r.EpochStart())
 		return nil

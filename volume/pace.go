@@ -10,7 +10,8 @@ import (
 // each byte is delayed, at three quarters by as much as the checkpoints take to drain it, beyond by more (L11). The
 // delay is the volume's: callers take turns, however many there are.
 type pacer struct {
-	fill func() float64 // share of the budget that is taken, 0 to 1
+	fill   func() float64 // share of the budget that is taken, 0 to 1
+	delays waits
 
 	mu sync.Mutex
 	// drainBytesPerSecond is what the last checkpoints moved; 0 before the first, when it is taken for paceDrain.
@@ -35,6 +36,7 @@ func (p *pacer) wait(bytes int64) {
 		return
 	}
 	if d := p.charge(time.Now(), fill, bytes); d > 0 {
+		p.delays.add(d)
 		time.Sleep(d)
 	}
 }

@@ -39,6 +39,7 @@ func (b *base) slow() bool {
 func (x *dirtyIndex) remove(r block.Range) {
 	x.put(r.Start, dirty{count: r.Count, kind: wal.RecordTrim})
 	x.tree.Delete(r.Start)
+	x.count(wal.RecordTrim, -r.Count)
 }
 
 // ranges lists what the index covers, neighbours joined.

@@ -79,7 +79,7 @@ func TestCheckpointOfOverwrittenRecords(t *testing.T) {
 	if err := each(append(steps, d.checkpoint, d.readAll)...); err != nil {
 		t.Fatal(err)
 	}
-	if d.v.index.entries() != 0 {
+	if d.v.Stats().DirtyEntries != 0 {
 		t.Fatal("the index still has entries, so the base image was not read")
 	}
 	if err := d.close(); err != nil {

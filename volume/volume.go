@@ -116,6 +116,8 @@ type Volume struct {
 	lookups    sync.Pool
 
 	idle idleState // of Tick
+
+	tally tally
 }
 
 func (v *Volume) now() time.Time { return v.cfg.now() }
@@ -203,30 +205,4 @@ func (v *Volume) commit(ctx context.Context, lsn block.LSN) error {
 	}
 	v.log.SetCommitted(lsn)
 	return nil
-}
-
-// Stats is a snapshot for people.
-type Stats struct {
-	Head, Durable, Checkpoint, BaseHigh, Tail block.LSN
-	Epoch                                     block.Epoch
-	Log                                       wal.Usage
-	DirtyEntries                              int // ranges that the base image does not have yet
-	Checkpointing                             bool
-	Failed                                    error // non-nil: takes no more changes until reopened
-}
-
-// Stats returns how the volume stands.
-func (v *Volume) Stats() Stats {
-	return Stats{
-		Head:          v.log.Head(),
-		Durable:       v.log.Durable(),
-		Checkpoint:    block.LSN(v.checkpoint.Load()),
-		BaseHigh:      block.LSN(v.baseHigh.Load()),
-		Tail:          v.log.Tail(),
-		Epoch:         v.log.Epoch(),
-		Log:           v.log.Usage(),
-		DirtyEntries:  v.index.entries(),
-		Checkpointing: v.running.Load(),
-		Failed:        v.Err(),
-	}
 }

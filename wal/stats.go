@@ -47,8 +47,9 @@ const (
 // Stats returns how the log stands. It does not wait for a disk: while an append is stuck in one, what only an append
 // changes (Usage, Tail and Epoch) is what it was when Stats last looked.
 func (l *Log) Stats() Stats {
+	durable := l.Durable() // before the head, so that it is not beyond it
 	s := Stats{
-		Head: l.Head(), Durable: l.Durable(),
+		Head: l.Head(), Durable: durable,
 		AppendedBytes: l.counters.appendedBytes.Load(), Frames: l.counters.frames.Load(), Records: l.counters.records.Load(),
 		Sync: l.counters.sync.Snapshot(), Group: l.counters.group.Snapshot(),
 	}
