@@ -41,6 +41,7 @@ func arrows() map[string][]string {
 		"test/authority": {},
 		"test/sim":       {"node", "replication", "rebuild", "engine", "volume", "wal", "backend", "block", "test/disk"},
 		"test/e2e":       {}, // it knows the program only
+		"test/powercut":  {}, // so does this
 	}
 }
 

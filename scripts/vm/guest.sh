@@ -1,6 +1,6 @@
-# Sourced before a scenario, inside the guest: what scenarios do with servers and devices. POSIX sh of busybox.
+# Sourced before a scenario, inside the guest: what scenarios do with servers and devices. for dash.
 #
-# /dev/vda is for a server's storage, /dev/vdb is free: sparse, 64 GiB each, empty at boot.
+# /dev/vda is for a server's storage, /dev/vdb to /dev/vdd are free: sparse, 64 GiB each, empty at boot.
 
 data=/srv/data # data directory of the server
 server=        # its process, while one runs
@@ -51,6 +51,7 @@ serve() {
 
 serves() {
 	kill -0 "$server" 2>/dev/null || fail "the server ended instead of serving"
+	! grep 'NOT SERVED' /tmp/attach || fail "the server could not open a volume"
 	grep -q nbd-client /tmp/attach
 }
 

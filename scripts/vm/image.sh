@@ -2,8 +2,8 @@
 # .build/vm and made again when the programs in them, or the scripts here, have changed.
 
 # Modules and programs that a guest has. virtio_console comes before the other devices: it carries the output.
-readonly guest_modules="virtio_pci virtio_console virtio_blk virtio_net nbd xfs libcrc32c dm-mod dm-flakey dm-log-writes brd loop"
-readonly guest_programs="blkdiscard blkid blockdev cmp dmsetup fio fsck.ext4 fstrim lsblk mkfs.ext4 mkfs.xfs mount nbd-client
+readonly guest_modules="virtio_pci virtio_console virtio_blk virtio_net nbd xfs libcrc32c dm-mod dm-log-writes dm-snapshot dm-flakey brd loop"
+readonly guest_programs="blkdiscard blkid blockdev cmp dash dmsetup fio fsck.ext4 fstrim lsblk mkfs.ext4 mkfs.xfs mount nbd-client
 	sha256sum umount xfs_repair"
 
 # need_guest installs what builds and runs guests.
@@ -67,7 +67,7 @@ build_initramfs() {
 	for applet in $(busybox --list); do
 		ln -s /bin/busybox "$root/busybox/$applet"
 	done
-	ln -s busybox "$root/bin/sh"
+	ln -s /programs/dash "$root/bin/sh" # that of busybox would take its own commands, not the real ones
 	for program in $guest_programs; do
 		copy_program "$root" "$(command -v "$program")"
 	done

@@ -13,7 +13,8 @@ A SCENARIO is a name in scripts/vm/scenarios, or the path of a script.
   -s NAME=VALUE  a variable for the scenarios; may be repeated. What they take is said at their beginning
   -t SECONDS     after which a guest is ended (300)
   -m MIB         memory of a guest (2048)
-  -g TAGS        build lockstep with these build tags
+  -b CHANGE      build lockstep with a fault: a name in scripts/vm/broken, or the path of a script for sed. What finds that
+                 fault has to fail
   -k             print the guest's kernel log in any case
 Scenarios:
 END
@@ -22,13 +23,13 @@ END
 	done
 }
 
-seconds=300 memory=2048 tags='' kernel_log='' settings=()
-while getopts s:t:m:g:kh option; do
+seconds=300 memory=2048 fault='' kernel_log='' settings=()
+while getopts s:t:m:b:kh option; do
 	case $option in
 	s) settings+=("$OPTARG") ;;
 	t) seconds=$OPTARG ;;
 	m) memory=$OPTARG ;;
-	g) tags=$OPTARG ;;
+	b) fault=$OPTARG ;;
 	k) kernel_log=yes ;;
 	h) usage; exit ;;
 	*) usage >&2; exit 2 ;;
@@ -62,6 +63,24 @@ find_script() {
 	done
 	echo "no scenario $1; -h lists them" >&2
 	return 2
+}
+
+# build_lockstep builds the server; with a fault in it, where one is asked for, but none in the sources: go build reads
+# another file in place of the one that the script names.
+build_lockstep() {
+	local script file overlay=()
+	if [ -n "$fault" ]; then
+		for script in "scripts/vm/broken/$fault.sed" "$fault"; do
+			[ ! -f "$script" ] || break
+		done
+		file=$(directives "$script" file)
+		sed -f "$script" "$file" >"$work/fault.go"
+		! cmp -s "$file" "$work/fault.go" || { echo "$script changes nothing in $file" >&2; return 1; }
+		echo "{\"Replace\": {\"$PWD/$file\": \"$work/fault.go\"}}" >"$work/overlay.json"
+		overlay=(-overlay "$work/overlay.json")
+		echo "with a fault: $(sed -n 's/^# //p' "$script" | tail -n 1)"
+	fi
+	CGO_ENABLED=0 go build "${overlay[@]}" -o "$work/vm/lockstep" .
 }
 
 # directives SCRIPT WORD prints what a script asks of this one: lines "# WORD: what" at its beginning.
@@ -117,7 +136,7 @@ boot() {
 		rm -f "$work/$port.pipe"
 		mkfifo "$work/$port.pipe"
 	done
-	for disk in vda vdb; do
+	for disk in vda vdb vdc vdd; do
 		rm -f "$work/$disk"
 		truncate -s 64G "$work/$disk"
 		devices+=(-drive "id=$disk,if=none,format=raw,cache=unsafe,discard=unmap,detect-zeroes=unmap,file=$work/$disk"
@@ -180,7 +199,7 @@ need_go
 need_guest
 build_image "$image"
 mkdir "$work/vm"
-CGO_ENABLED=0 go build -tags "$tags" -o "$work/vm/lockstep" .
+build_lockstep
 for scenario in "$@"; do
 	echo "== $scenario"
 	begun=$SECONDS
