@@ -122,6 +122,7 @@ func FuzzHandshake(f *testing.F) {
 	add(3, optSetMetaContext, contextRequest{name: "a", queries: []string{contextAllocation}}.encode())
 	add(3, optExtendedHeaders, nil)
 	add(0, optExportName, []byte("a"))
+	add(3, optStartTLS, nil)
 	device := newMemory(testSize)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		offered := newExports(Export{Name: "a", Device: device})
@@ -132,6 +133,12 @@ func FuzzHandshake(f *testing.F) {
 				t.Fatalf("entered %q with %+v", export.Name, agreed)
 			}
 			export.release()
+		}
+		// Where TLS is required, no words in plaintext get anybody in.
+		h = handshake{conn: &script{Reader: bytes.NewReader(b)}, exports: offered, logger: func(string, error) {},
+			tls: &TLS{Identity: func() Identity { return Identity{} }}, mustTLS: true}
+		if export, _, err := h.run(); err == nil {
+			t.Fatalf("entered %q in plaintext", export.Name)
 		}
 		if offered.lent != 0 {
 			t.Fatalf("%d exports were not released", offered.lent)
