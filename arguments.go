@@ -10,6 +10,9 @@ import (
 // flagsFirst moves the flags of a command line before its arguments, where the parser wants them, so that people may
 // write them in any order. Everything after "--" is left as it is.
 func flagsFirst(app *cli.App, args []string) []string {
+	if len(args) > 0 && args[len(args)-1] == "--"+cli.BashCompletionFlag.Names()[0] {
+		return args // a shell asks, and wants it last
+	}
 	commands, flags := app.Commands, app.Flags
 	sorted := args[:min(1, len(args))]
 	rest := args[len(sorted):]
@@ -51,7 +54,10 @@ func gather(flags []cli.Flag, args []string) []string {
 			others, args = append(others, args[0]), args[1:]
 			continue
 		}
-		n := min(length(flags, args[0]), len(args))
+		n := length(flags, args[0])
+		if n > len(args) { // it lacks its value, as the parser says where nothing follows it
+			return append(first, args...)
+		}
 		first, args = append(first, args[:n]...), args[n:]
 	}
 	if len(others) > 0 {

@@ -84,6 +84,9 @@ func (c *console) imports(ctx *cli.Context) error {
 	if r.SizeBytes == 0 {
 		return errors.New("--size is needed: what comes through a pipe does not say how much it is")
 	}
+	if err := r.Check(); err != nil { // before a data directory is made for it
+		return err
+	}
 	if bytes < 0 && !ctx.Bool("pad") {
 		from = node.Exactly(from, r.SizeBytes)
 	}
@@ -100,6 +103,9 @@ func (c *console) imports(ctx *cli.Context) error {
 
 func (c *console) importFrom(path string) (*os.File, error) {
 	if path != "-" {
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			return nil, fmt.Errorf("%s is a directory; a volume is made of a file, a device or, with -, a pipe", path)
+		}
 		return os.Open(path)
 	}
 	if isTerminal(c.in) {

@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
-	"github.com/docker/go-units"
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
 
@@ -27,19 +27,22 @@ func main() {
 // command is the whole command line.
 func command(in, out, errs *os.File) *cli.App {
 	c := &console{in: in, out: out, errs: errs, env: os.Environ()}
-	return &cli.App{
+	app := &cli.App{
 		Name:                 "lockstep",
 		Usage:                "a Linux block device that survives the loss of a machine",
 		Description:          overview,
 		Reader:               in,
 		Writer:               out,
 		ErrWriter:            errs,
+		Version:              thisBuild().String(),
 		EnableBashCompletion: true,
 		Action:               unknownCommand,
 		ExitErrHandler:       func(*cli.Context, error) {}, // the exit code is chosen in main
 		Commands: []*cli.Command{c.serveCommand(), c.volumeCommand(), c.inspectCommand(), c.checkCommand(), c.statusCommand(),
-			c.attachCommand(), c.detachCommand(), c.configCommand()},
+			c.attachCommand(), c.detachCommand(), c.configCommand(), c.versionCommand()},
 	}
+	explainUsage(app)
+	return app
 }
 
 const overview = `Start a server, with a first volume of 1 GiB if there is none:
@@ -54,14 +57,6 @@ It prints how to attach each volume. Everything is kept in ./lockstep-data, unle
     mkfs.ext4 /dev/nbd0
 
 Stop the server with Ctrl-C or SIGTERM.`
-
-// unknownCommand is what a group of commands does by itself.
-func unknownCommand(ctx *cli.Context) error {
-	if ctx.NArg() == 0 {
-		return cli.ShowSubcommandHelp(ctx)
-	}
-	return fmt.Errorf("there is no command %q; see --help", ctx.Args().First())
-}
 
 // console is where a command reads and writes, and the environment it was started in.
 type console struct {
@@ -150,29 +145,6 @@ func untilSignals(ctx context.Context, received <-chan os.Signal, say func(os.Si
 	return first, second, func() { <-finished }
 }
 
-func noArguments(ctx *cli.Context) error {
-	if ctx.NArg() > 0 {
-		return fmt.Errorf("%s takes no argument, but there is %q", ctx.Command.FullName(), ctx.Args().First())
-	}
-	return nil
-}
-
-// bytesFlag reads a size as people write it: 10GiB, 512M; powers of 1024 all of them.
-func bytesFlag(ctx *cli.Context, name string) (int64, error) {
-	text := ctx.String(name)
-	if text == "" {
-		return 0, nil
-	}
-	n, err := units.RAMInBytes(text)
-	if err != nil {
-		return 0, fmt.Errorf("--%s: %w", name, err)
-	}
-	if n <= 0 {
-		return 0, fmt.Errorf("--%s: %q is no size", name, text)
-	}
-	return n, nil
-}
-
 func (c *console) statusCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "status",
@@ -193,11 +165,19 @@ func (c *console) status(ctx *cli.Context) error {
 	}
 	r, running := m.(*node.Remote)
 	if !running {
-		return errors.Join(fmt.Errorf("no server runs on %s", cfg.options.DataDir), m.Close())
+		return errors.Join(fmt.Errorf("no server runs on data directory %s", absolute(cfg.options.DataDir)), m.Close())
 	}
 	s, err := r.Status(ctx.Context)
 	if err == nil {
 		err = writeJSON(c.out, s)
 	}
 	return errors.Join(err, m.Close())
+}
+
+// absolute returns a path as people find it from anywhere; as it is where the working directory is gone.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
 }

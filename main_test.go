@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -17,14 +18,24 @@ import (
 	"lockstep/node"
 )
 
-// binary is the program under test.
-func binary(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "lockstep")
-	if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
+// program is the path of the program under test; TestMain builds it.
+var program string
+
+func TestMain(m *testing.M) { os.Exit(testAll(m)) }
+
+func testAll(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "lockstep")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
-	return path
+	defer os.RemoveAll(dir)
+	program = filepath.Join(dir, "lockstep")
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
 }
 
 // run runs a command in a directory and returns what it printed.
@@ -85,7 +96,7 @@ func serve(t *testing.T, program, dir string, flags ...string) (end func(signals
 }
 
 func TestServeWithoutFlags(t *testing.T) {
-	program, dir := binary(t), t.TempDir()
+	dir := t.TempDir()
 	// The port is fixed by default; another process may have it.
 	end := serve(t, program, dir, "--listen", "127.0.0.1:0")
 	want := bytes.Repeat([]byte("lockstep"), 1<<17)
@@ -128,7 +139,7 @@ func TestServeWithoutFlags(t *testing.T) {
 }
 
 func TestCommandsOnStoppedDirectory(t *testing.T) {
-	program, dir := binary(t), t.TempDir()
+	dir := t.TempDir()
 	lockstep := func(in io.Reader, args ...string) (string, error) { return run(t, dir, in, program, args...) }
 	for _, step := range []struct {
 		args   string
@@ -141,7 +152,7 @@ func TestCommandsOnStoppedDirectory(t *testing.T) {
 		{args: "volume create --size 8MiB db", fails: true, prints: "volume exists"},
 		{args: "volume create x", fails: true, prints: "--size"},
 		{args: "volume create x --size many", fails: true, prints: "--size"},
-		{args: "volume create", fails: true, prints: "takes 1 arguments"},
+		{args: "volume create", fails: true, prints: "lockstep volume create wants NAME, but there is none"},
 		{args: "volume show db", prints: "block size      512"},
 		{args: "volume show ../db", fails: true, prints: "not a volume name"},
 		{args: "volume import im - --size 8MiB --wal-size 16MiB", in: "short", fails: true, prints: "ended early"},
@@ -195,7 +206,7 @@ func TestFlagsFirst(t *testing.T) {
 		"volume delete --yes db --data-dir d": "volume delete --yes --data-dir d -- db",
 		"volume delete db -- --yes":           "volume delete -- db --yes",
 		"volume show db --unknown x":          "volume show --unknown -- db x",
-		"volume create db --size":             "volume create --size -- db",
+		"volume create db --size":             "volume create --size",
 		"serve --read-only --listen a:1":      "serve --read-only --listen a:1",
 		"volume":                              "volume",
 		"unknown --x y":                       "unknown --x y",

@@ -23,7 +23,7 @@ func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print JSON
 
 func createFlags() []cli.Flag {
 	return volumeFlags(
-		&cli.StringFlag{Name: "size", Usage: "`SIZE` of the volume: 10GiB, 512M (powers of 1024)"},
+		&cli.StringFlag{Name: "size", Usage: "`SIZE` of the volume: 10GiB, 512M, 1TB; all of them are powers of 1024"},
 		&cli.IntFlag{Name: "block-size", Value: node.DefaultBlockSize, Usage: "512, 1024, 2048 or 4096 `BYTES`; fixed for ever"},
 		&cli.StringFlag{Name: "backend", Value: node.KindFile, Usage: "file (sparse), thick (all its space is taken), memory (not durable: empty at each start), or a device `/dev/…`"},
 		&cli.StringFlag{Name: "wal-dir", Usage: "make the log's directory in this `DIR`, on a fast disk for example"},
@@ -48,7 +48,7 @@ directory itself where none does.`,
 			{Name: "show", ArgsUsage: "NAME", Usage: "show one volume", Flags: volumeFlags(jsonFlag()), Action: c.show},
 			{Name: "resize", ArgsUsage: "NAME", Usage: "make a volume larger, or smaller with --force", Action: c.resize,
 				Flags: volumeFlags(
-					&cli.StringFlag{Name: "size", Usage: "the new `SIZE`, as 20GiB", Required: true},
+					&cli.StringFlag{Name: "size", Usage: "the new `SIZE`, as 20GiB (powers of 1024)", Required: true},
 					&cli.BoolFlag{Name: "force", Usage: "make it smaller: what is after the new end is lost, and clients are disconnected"}),
 				Description: `Growing needs no pause: clients that connect from then on see the new size, as lockstep
 attach does by itself. Then grow the file system, with resize2fs or xfs_growfs.
@@ -107,16 +107,40 @@ func (c *console) with(ctx *cli.Context, mayCreate bool, do func(context.Context
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(running, m), m.Close())
+	err = do(running, m)
+	if errors.Is(err, node.ErrNotFound) {
+		err = nameVolumes(running, m, ctx.Args().First(), err)
+	}
+	return errors.Join(err, m.Close())
+}
+
+// nameVolumes adds to the error about a name that no volume has which may have been meant, or which there are.
+func nameVolumes(ctx context.Context, m node.Manager, wrong string, err error) error {
+	const most = 10 // names that are worth printing
+	list, e := m.List(ctx)
+	if e != nil {
+		return err
+	}
+	var names []string
+	for _, s := range list {
+		names = append(names, s.Name)
+	}
+	h := hint(wrong, names)
+	switch {
+	case h != "":
+	case len(names) == 0:
+		h = "; there is none yet"
+	case len(names) <= most:
+		h = "; there are: " + strings.Join(names, ", ")
+	}
+	return fmt.Errorf("%w%s", err, h)
 }
 
 // arguments returns the arguments of a command, of which there must be as many as its usage names; the first is the
 // name of a volume.
 func arguments(ctx *cli.Context) ([]string, error) {
-	names := strings.Fields(ctx.Command.ArgsUsage)
-	if ctx.NArg() != len(names) {
-		return nil, fmt.Errorf("%s takes %d arguments (%s), not %d; see --help", ctx.Command.FullName(), len(names),
-			ctx.Command.ArgsUsage, ctx.NArg())
+	if ctx.NArg() != len(strings.Fields(ctx.Command.ArgsUsage)) {
+		return nil, wrongArguments(ctx)
 	}
 	args := ctx.Args().Slice()
 	return args, node.CheckName(args[0])
@@ -151,6 +175,9 @@ func (c *console) create(ctx *cli.Context) error {
 	}
 	if r.SizeBytes == 0 && !filepath.IsAbs(r.Backend) {
 		return errors.New("a volume needs a --size, for example --size 10GiB")
+	}
+	if err := r.Check(); err != nil { // before a data directory is made for it
+		return err
 	}
 	return c.with(ctx, true, func(ctx context.Context, m node.Manager) error {
 		s, err := m.Create(ctx, r)

@@ -25,6 +25,9 @@ func Connect(ctx context.Context, dataDir, admin string, mayCreate bool, log zer
 	if !errors.As(err, &locked) {
 		return nil, err
 	}
+	if admin == "" && locked.PID != 0 && locked.Admin == "" {
+		return nil, fmt.Errorf("%w, which is another command; try again when it is done", err)
+	}
 	if admin == "" {
 		admin = locked.Admin
 	}
@@ -33,7 +36,7 @@ func Connect(ctx context.Context, dataDir, admin string, mayCreate bool, log zer
 	}
 	r := NewRemote(admin)
 	if _, e := r.Status(ctx); e != nil {
-		return nil, fmt.Errorf("%w, which does not answer: %w", err, e)
+		return nil, fmt.Errorf("%w, which does not answer (--admin says where it does): %w", err, e)
 	}
 	return r, nil
 }

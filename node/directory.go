@@ -73,7 +73,10 @@ func prepareDirectory(path string, mayCreate bool) error {
 		return syncDir(filepath.Dir(path))
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w at %s", ErrNoDirectory, path)
+		return fmt.Errorf("%w at %s; --data-dir says where it is, and `lockstep serve` makes one", ErrNoDirectory, path)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("read data directory: %w; it is another user's: be that user, or root", err)
 	}
 	if err != nil {
 		return fmt.Errorf("read data directory: %w", err)
@@ -84,7 +87,11 @@ func prepareDirectory(path string, mayCreate bool) error {
 		ours = ours || e.Name() == identityName || e.Name() == lockName
 	}
 	if !ours {
-		return fmt.Errorf("%w at %s: there are other files, or none", ErrNoDirectory, path)
+		if len(entries) == 0 {
+			return fmt.Errorf("%w at %s, which is empty; --data-dir says where it is, and `lockstep serve` makes one", ErrNoDirectory, path)
+		}
+		return fmt.Errorf("%w at %s: other files are there, %s for one; give --data-dir a directory that is new or empty", ErrNoDirectory,
+			path, entries[0].Name())
 	}
 	return nil
 }
@@ -148,7 +155,7 @@ func (d *directory) has(name string) error {
 	}
 	_, err := os.Lstat(d.volume(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: %s", ErrNotFound, name)
+		return fmt.Errorf("%w: %q", ErrNotFound, name)
 	}
 	return err
 }

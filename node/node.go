@@ -43,6 +43,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	dir, err := openDirectory(cfg.DataDir, cfg.Admin, true, cfg.Logger)
+	if errors.As(err, new(*LockedError)) {
+		return fmt.Errorf("%w; stop that one first, or give another directory with --data-dir", err)
+	}
 	if err != nil {
 		return err
 	}

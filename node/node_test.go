@@ -227,6 +227,22 @@ func TestCommandsWhileServerDoesNotAnswer(t *testing.T) {
 	}
 }
 
+func TestCommandsWhileAnotherRuns(t *testing.T) {
+	dir := emptyServerDir(t)
+	held, err := lock(dir, "") // as a command does that no server is there for
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if _, err := Connect(t.Context(), dir, "", false, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), "another command; try again") {
+		t.Errorf("a command: %v", err)
+	}
+	err = Run(t.Context(), Config{DataDir: dir, Listen: []string{}, Logger: zerolog.Nop()})
+	if err == nil || !strings.Contains(err.Error(), "stop that one first, or give another directory with --data-dir") {
+		t.Errorf("a server: %v", err)
+	}
+}
+
 func TestForeignDirectoryIsLeftAlone(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o600); err != nil {

@@ -30,6 +30,9 @@ type CreateRequest struct {
 	Force    bool   `json:"force,omitempty"`          // take a device even though something is on it
 }
 
+// Check returns an error where the request makes no sense, whatever there is: ErrRequest or ErrName.
+func (r CreateRequest) Check() error { return r.validate() }
+
 // validate fills in the defaults. Errors wrap ErrRequest or ErrName.
 func (r *CreateRequest) validate() error {
 	if err := CheckName(r.Name); err != nil {
@@ -50,7 +53,9 @@ func (r *CreateRequest) validate() error {
 	case r.SizeBytes < 0 || r.SizeBytes == 0 && !filepath.IsAbs(r.Backend):
 		return fmt.Errorf("%w: a volume needs a size", ErrRequest)
 	case r.SizeBytes%int64(r.BlockSize) != 0:
-		return fmt.Errorf("%w: size %d is no multiple of the block size %d", ErrRequest, r.SizeBytes, r.BlockSize)
+		less := r.SizeBytes - r.SizeBytes%int64(r.BlockSize)
+		return fmt.Errorf("%w: size %d is no multiple of the block size %d; %d is, and %d", ErrRequest, r.SizeBytes, r.BlockSize,
+			less, less+int64(r.BlockSize))
 	case r.Backend != KindFile && r.Backend != KindThick && r.Backend != KindMemory && !filepath.IsAbs(r.Backend):
 		return fmt.Errorf("%w: backend %q; it is %s, %s, %s, or the path of a block device", ErrRequest, r.Backend, KindFile,
 			KindThick, KindMemory)

@@ -49,7 +49,7 @@ func listenUnix(ctx context.Context, path, flag string) (net.Listener, error) {
 	}}
 	l, err := private.Listen(ctx, "unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
+		return nil, fmt.Errorf("listen on %s: %w; give a path in a directory that is there, and yours, with %s", path, cause(err), flag)
 	}
 	return l, nil
 }
@@ -89,9 +89,19 @@ func listenTCP(ctx context.Context, address string) (net.Listener, error) {
 		return nil, fmt.Errorf("%s is %w%s; give another address with --listen", address, ErrInUse, byWhom(address))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", address, err)
+		return nil, fmt.Errorf("listen on %s: %w; give an address of this machine, and a port that is free to this user, with --listen",
+			address, cause(err))
 	}
 	return l, nil
+}
+
+// cause is what an error of package net is about, without the address, which our own error has.
+func cause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
 }
 
 func byWhom(address string) string {
