@@ -20,6 +20,9 @@
 // Apply and Flush run on the leader itself, since handing them on costs more than most of them take. Where one lasts
 // longer than takeoverDelay, another goroutine takes over reading, and sends what the first had ready.
 //
+// The bytes of that are a stream: a socket's, or inside TLS what its records hold. STARTTLS is an option of the
+// handshake; whatever the transmission phase does, it does the same way inside.
+//
 // # Invariants
 //
 //   - A flush is handed to the device after every change that was answered before the flush was read.
@@ -29,6 +32,8 @@
 //   - A connection with nothing buffered and nothing in flight holds no buffer.
 //   - Who holds memory of one quota waits only for memory of a later one (receive, large, reply), so that waiting
 //     cannot form a cycle; who holds reply memory waits for the device and its own client only, under a timeout.
+//   - The handshake reads no byte beyond the option at hand, so what arrived in plaintext is never taken for something
+//     inside TLS; and nothing agreed on before STARTTLS holds after it.
 //   - A request that is refused leaves the stream in step: its payload is read and dropped before it is answered.
 //
 // It survives clients that stall, vanish or send anything at all; each costs its own connection and no other.

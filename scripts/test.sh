@@ -74,14 +74,19 @@ stage_seeds() {
 	done <"$work/folders"
 }
 
+need_clients() {
+	need fio=fio openssl=openssl curl=curl qemu-img=qemu-utils nbdcopy=libnbd-bin mke2fs=e2fsprogs
+	need_nbd_module
+}
+
 stage_tests() {
+	need_clients
 	# shellcheck disable=SC2046 # one word a package
 	go test -race $(go list ./... | grep -v '/test/e2e$') 2>&1 </dev/null | tee -a "$work/lines"
 }
 
 stage_e2e() {
-	need fio=fio curl=curl qemu-img=qemu-utils nbdcopy=libnbd-bin mke2fs=e2fsprogs
-	need_nbd_module
+	need_clients
 	go test -count=1 -timeout 5m ./test/e2e 2>&1 </dev/null | tee -a "$work/lines"
 }
 

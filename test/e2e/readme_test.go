@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -19,17 +20,23 @@ func TestReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := newNode(t, dir)
-	n.data = filepath.Join(dir, "lockstep-data")
+	n.data, n.dir = filepath.Join(dir, "lockstep-data"), dir
 	blocks := regexp.MustCompile("(?ms)^```sh\n(.*?)^```$").FindAllSubmatch(readme, -1)
 	if len(blocks) < 4 {
 		t.Fatalf("the README has %d blocks to run", len(blocks))
 	}
+	port := ""
 	for _, b := range blocks {
 		script := string(b[1])
-		if script == "./lockstep serve\n" { // on a port that is free
-			n.start()
+		if flags, ok := strings.CutPrefix(script, "./lockstep serve"); ok { // on a port that is free
+			if port != "" {
+				n.stop()
+			}
+			n.start(strings.Fields(flags)...)
+			port = n.tcpPort()
 			continue
 		}
+		script = strings.NewReplacer("//localhost/", "//localhost:"+port+"/", "port=10809", "port="+port).Replace(script)
 		c := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", script)
 		c.Dir = dir
 		if out, err := c.CombinedOutput(); err != nil {

@@ -59,6 +59,7 @@ func shortDir(t *testing.T) string {
 type node struct {
 	t    *testing.T
 	data string // the data directory
+	dir  string // that its servers run in; empty: that of the test
 	log  lines  // of all servers that ran on it
 
 	process *os.Process // nil while none runs
@@ -116,7 +117,7 @@ func (n *node) start(flags ...string) {
 	n.t.Helper()
 	args := append([]string{"serve", "--data-dir", n.data, "--listen", "127.0.0.1:0"}, flags...)
 	c := exec.Command(program, args...)
-	c.Stderr = &n.log
+	c.Stderr, c.Dir = &n.log, n.dir
 	serving := n.log.awaitServing()
 	if err := c.Start(); err != nil {
 		n.t.Fatal(err)
