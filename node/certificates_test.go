@@ -68,6 +68,25 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	if served(c) != "third" {
 		t.Fatalf("serves %s after a renewal", served(c))
 	}
+	if n := strings.Count(f.log.String(), "TLS certificate reloaded"); n != 2 {
+		t.Errorf("two new certificates are in the log %d times:\n%s", n, f.log.String())
+	}
+}
+
+// TestChangeThatFileTimesDoNotShow replaces files as soon as they were read, within one step of the file system's
+// clock.
+func TestChangeThatFileTimesDoNotShow(t *testing.T) {
+	f := newTLSFiles(t)
+	c, err := loadCertificates(f.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := f.ca.Server("second")
+	authority.Write(t, f.dir, map[string][]byte{"cert": second.Certificate, "key": second.Key})
+	c.seen = c.look()
+	if served(c) != "second" {
+		t.Fatalf("serves %s", served(c))
+	}
 }
 
 func TestClientCAIsReadAgain(t *testing.T) {
