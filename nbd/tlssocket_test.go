@@ -236,3 +236,19 @@ func heap() int64 {
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
+
+// TestOwnRecordsAreBounded lets TLS answer again and again to a client that reads none of it.
+func TestOwnRecordsAreBounded(t *testing.T) {
+	r := &records{pool: &recordPool{}, transmission: true}
+	for n := 0; ; n += 27 {
+		if n > len(recordBuffer{}) {
+			t.Fatalf("%d bytes are kept for a client that takes none", n)
+		}
+		if _, err := r.Write(make([]byte, 27)); err != nil {
+			if !errors.Is(err, errOwnRecords) || n < sealBytes {
+				t.Fatalf("after %d bytes: %v", n, err)
+			}
+			return
+		}
+	}
+}
