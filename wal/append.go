@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -16,6 +17,8 @@ type Change struct {
 
 	LSN      block.LSN // set by Append
 	Position Position  // of the payload; set by Append
+
+	received []byte // its header, of a record of another copy
 }
 
 // appendScratch is what an append needs and the next one uses again.
@@ -50,6 +53,7 @@ func (l *Log) appendLocked(changes []Change, timeNs int64) error {
 		}
 		changes = changes[n:]
 	}
+	l.tellLocked()
 	return nil
 }
 
@@ -218,12 +222,7 @@ func (l *Log) writeFrameLocked(s *segment, f frame, changes []Change, timeNs int
 		c.LSN = f.first + block.LSN(i)
 		payload += RecordHeaderBytes
 		c.Position = Position{Segment: s.sequence, Offset: payload}
-		r := Record{Type: c.Type, LSN: c.LSN, Epoch: l.epoch, Range: c.Range, Time: timeNs, Payload: c.Payload}
-		if err := r.checkShape(len(c.Payload), l.cfg.BlockBytes); err != nil {
-			panic("wal: append: " + err.Error())
-		}
-		r.encodeHeader(headers[at:])
-		lastRecord = r.CRC
+		lastRecord = l.putHeaderLocked(headers[at:], c, timeNs)
 		if len(c.Payload) > 0 {
 			vector = append(vector, headers[pending:at+RecordHeaderBytes], c.Payload)
 			pending = at + RecordHeaderBytes
@@ -252,6 +251,20 @@ func (l *Log) writeFrameLocked(s *segment, f frame, changes []Change, timeNs int
 	l.counters.frames.Add(1)
 	l.counters.records.Add(uint64(len(changes)))
 	return nil
+}
+
+// putHeaderLocked writes the header of a record, and returns the record's CRC. Of one that was received it is as it came.
+func (l *Log) putHeaderLocked(b []byte, c *Change, timeNs int64) uint32 {
+	if c.received != nil {
+		copy(b, c.received)
+		return binary.LittleEndian.Uint32(b[recordOffCRC:])
+	}
+	r := Record{Type: c.Type, LSN: c.LSN, Epoch: l.epoch, Range: c.Range, Time: timeNs, Payload: c.Payload}
+	if err := r.checkShape(len(c.Payload), l.cfg.BlockBytes); err != nil {
+		panic("wal: append: " + err.Error())
+	}
+	r.encodeHeader(b)
+	return r.CRC
 }
 
 // touchLocked notes that the segment has something to sync.

@@ -21,12 +21,19 @@
 // ends) from damage (an error). It writes nothing. Harden then makes durable all that was found, and Start, under a
 // new incarnation that the caller has made durable, opens the log for Append. Close does not sync.
 //
+// # Other copies
+//
+// A Reader returns records byte for byte, for other copies, whose AppendReceived takes them under the LSNs and epochs that
+// they have. What the base image has is kept for readers as long as nobody needs its space, across restarts too; a
+// Retention has the log grow to its budget before it is given up.
+//
 // # Invariants
 //
 //   - File order is LSN order: an LSN is assigned and its record appended under one lock.
 //   - tail <= checkpointed + 1; durable <= head. durable only grows, and only when an fdatasync returned nil.
 //   - After a failed write or sync the log takes no more appends (ErrFailed) until it is opened again.
-//   - A segment is recycled only when all its records are at or below what Reclaim was told, and nobody pins it.
+//   - A segment is recycled only when all its records are at or below what Reclaim was told, and nobody pins it;
+//     what a Retention keeps, only when the budget has no room beside it.
 //
 // It survives the death of the process (records are in the page cache when Append returns) and the loss of any subset
 // of what was not synced.

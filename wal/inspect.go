@@ -16,9 +16,10 @@ type SegmentState string
 
 // The states of segment files.
 const (
-	SegmentInLog  SegmentState = "log"    // holds records after the checkpoint, or just before it
-	SegmentUnused SegmentState = "unused" // holds nothing that is wanted
-	SegmentBad    SegmentState = "bad"    // its header can not be read
+	SegmentInLog    SegmentState = "log"      // holds records after the checkpoint, or just before it
+	SegmentRetained SegmentState = "retained" // holds records that only other copies may want; not verified
+	SegmentUnused   SegmentState = "unused"   // holds nothing that is wanted
+	SegmentBad      SegmentState = "bad"      // its header can not be read
 )
 
 // SegmentInfo describes one segment file.
@@ -134,8 +135,13 @@ func inspect(cfg *Config, all []*found, visit Visitor) (*Inspection, error) {
 	if damage != nil {
 		in.Durable = damage.Durable
 	}
+	kept := retained(all, chain)
 	for _, f := range all {
-		in.Segments = append(in.Segments, f.info(slices.Contains(chain, f), counts[f.sequence]))
+		info := f.info(slices.Contains(chain, f), counts[f.sequence])
+		if slices.Contains(kept, f) {
+			info.State = SegmentRetained
+		}
+		in.Segments = append(in.Segments, info)
 	}
 	in.Stranded = w.stranded(all, in.newest)
 	return in, nil

@@ -156,6 +156,46 @@ func (m *machine) open() {
 	if err := startLog(m.disk, m.log, &m.super); err != nil {
 		m.Fatalf("start: %v\n%s", err, m.disk.Trace())
 	}
+	m.readRetained()
+}
+
+// readRetained reads the log from its tail on, and returns the newest record that it read: what is read is what was sent,
+// up to the head, or up to where a crash cut into the recycling of segments behind the checkpoint.
+func (m *machine) readRetained() block.LSN {
+	m.Helper()
+	for from := m.log.Tail(); ; from = m.super.Checkpoint + 1 {
+		last, err := m.readFrom(from)
+		if err == nil && last == m.log.Head() {
+			return last
+		}
+		if !errors.Is(err, wal.ErrNotRetained) || from > m.super.Checkpoint {
+			m.Fatalf("read from record %d to %d of %d: %v\n%s", from, last, m.log.Head(), err, m.disk.Trace())
+		}
+	}
+}
+
+func (m *machine) readFrom(from block.LSN) (last block.LSN, err error) {
+	m.Helper()
+	r, err := m.log.NewReader(from)
+	if err != nil {
+		return from - 1, err
+	}
+	for last = from - 1; last < m.log.Head(); {
+		b, first, to, err := r.Read(nil, 1)
+		changes, decodeErr := wal.DecodeRecords(b, testBlock)
+		if decodeErr != nil || first != last+1 || to != last+block.LSN(len(changes)) {
+			m.Fatalf("%d records from %d to %d after %d: %v", len(changes), first, to, last, decodeErr)
+		}
+		for _, c := range changes {
+			if s, ok := m.sent[c.LSN]; !ok || s.kind != c.Type || s.blocks != c.Range || !bytes.Equal(s.payload, c.Payload) {
+				m.Errorf("record %d reads as one that was not sent last under this LSN", c.LSN)
+			}
+		}
+		if last = to; err != nil {
+			return last, err
+		}
+	}
+	return last, nil
 }
 
 // powerCut cuts the power; kill ends the process. Then open.

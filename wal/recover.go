@@ -65,6 +65,7 @@ func Open(cfg Config, replay func(Record, Position) error) (*Log, error) {
 	l.group.done = sync.NewCond(&l.group.Mutex)
 	l.prepared = sync.NewCond(&l.mu)
 	l.segments.by = make(map[uint64]*segment)
+	l.retentions, l.subscribers = make(map[*Retention]struct{}), make(map[chan struct{}]struct{})
 	if err := l.recover(all, replay); err != nil {
 		for _, f := range all {
 			err = errors.Join(err, f.file.Close())
@@ -185,7 +186,7 @@ func (l *Log) recover(all []*found, replay func(Record, Position) error) error {
 		// Segments behind the checkpoint were being recycled, and nothing after it became durable.
 		chain, w.next, w.lastCRC, w.lastRecord, w.tail = nil, l.cfg.Checkpoint+1, 0, 0, nil
 	}
-	for _, s := range chain {
+	for _, s := range slices.Concat(retained(all, chain), chain) {
 		l.chain = append(l.chain, &s.segment)
 		l.segments.by[s.sequence] = &s.segment
 	}
@@ -273,6 +274,30 @@ func (w *walker) checkEnd(all, chain []*found, why error) error {
 		}
 	}
 	return place
+}
+
+// retained returns the segments before the chain that are still what their successors say, oldest first: records that the
+// base image has, and other copies may want. Nothing but their headers is looked at here.
+func retained(all, chain []*found) []*found {
+	var before []*found
+	for len(chain) > 0 {
+		next := chain[0]
+		if len(before) > 0 {
+			next = before[0]
+		}
+		i := slices.IndexFunc(all, func(f *found) bool {
+			h := &f.decoded
+			return f.bad == nil && h.sequence > 0 && h.sequence == next.decoded.previous && h.first <= next.first &&
+				h.incarnation <= next.decoded.incarnation
+		})
+		if i < 0 {
+			break
+		}
+		f := all[i]
+		f.unverified, f.last, f.end = true, next.first-1, f.size
+		before = append([]*found{f}, before...)
+	}
+	return before
 }
 
 // keepRest sorts out the files that are not in the chain.

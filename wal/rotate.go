@@ -15,11 +15,19 @@ const (
 	temporarySuffix = ".tmp"
 )
 
-// readyLocked makes sure that n segments can be had by acquireLocked without an error. It does not give up mu.
+// readyLocked makes sure that n segments can be had by acquireLocked without an error. What is retained is taken last. It
+// does not give up mu.
 func (l *Log) readyLocked(n int) error {
 	for l.atHandLocked() < n {
+		kept := l.reclaimableLocked() - l.unretainedLocked()
+		if enough := l.atHandLocked()+kept >= n; enough && l.files >= l.maxFilesLocked() {
+			return nil
+		}
 		s, err := l.createSegmentLocked(false)
 		if isNoSpace(err) {
+			if l.atHandLocked()+kept >= n {
+				return nil
+			}
 			return ErrFull
 		}
 		if err != nil {
@@ -30,9 +38,9 @@ func (l *Log) readyLocked(n int) error {
 	return nil
 }
 
-// atHandLocked is how many segments acquireLocked can take.
+// atHandLocked is how many segments acquireLocked can take that nobody wants.
 func (l *Log) atHandLocked() int {
-	n := len(l.free) + l.reclaimableLocked()
+	n := len(l.free) + l.unretainedLocked()
 	if l.spare != nil {
 		n++
 	}
@@ -54,6 +62,7 @@ func (l *Log) acquireLocked() (*segment, error) {
 		return nil, ErrFull
 	}
 	s := l.chain[0]
+	l.loseLocked(s)
 	l.chain = slices.Delete(l.chain, 0, 1)
 	l.unsynced = slices.DeleteFunc(l.unsynced, func(u *segment) bool { return u == s })
 	l.segments.Lock()

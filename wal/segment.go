@@ -156,6 +156,10 @@ type segment struct {
 	first    block.LSN // of its first record
 	header   []byte    // as on disk
 
+	// unverified is set where a restart found the segment behind its checkpoint: its frames were not looked at, last is what
+	// the next segment says, and end where the file ends.
+	unverified bool
+
 	// Guarded by Log.mu. last is the LSN of its newest record, first - 1 where it has none; end is where its frames end.
 	last block.LSN
 	end  int64

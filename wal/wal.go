@@ -113,6 +113,8 @@ type Log struct {
 	preparing   bool // Prepare is making a segment, which files counts already
 	prepared    *sync.Cond
 	reclaim     block.LSN
+	retentions  map[*Retention]struct{}
+	subscribers map[chan struct{}]struct{}
 	scratch     appendScratch
 
 	head      atomic.Uint64 // newest LSN

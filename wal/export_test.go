@@ -1,0 +1,4 @@
+package wal
+
+// EncodeRecord returns a record's bytes.
+func EncodeRecord(r Record) []byte { return encodeRecord(r) }
