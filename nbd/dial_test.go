@@ -124,7 +124,7 @@ func TestChooseRefusesBadServers(t *testing.T) {
 		"cut":              {string(said(3, good)), io.EOF},
 		"cut in a reply":   {string(said(3, good[:30])), io.ErrUnexpectedEOF},
 		"wrong magic":      {string(said(3, make([]byte, 20))), ErrHandshake},
-		"wrong option":     {string(said(3, appendOptionReply(nil, optList, repAck))), ErrHandshake},
+		"wrong option":     {string(said(3, good, appendOptionReply(nil, optList, repAck))), ErrHandshake},
 		"strange reply":    {string(said(3, good, appendOptionReply(nil, optGo, repServer))), ErrHandshake},
 		"oversized":        {string(said(3, oversized)), ErrHandshake},
 		"endless":          {string(said(3, bytes.Repeat(good, 65), ack)), ErrHandshake},

@@ -73,9 +73,19 @@ func findFamily() (id uint16, group uint32, err error) {
 // message begins a request to the family.
 func message(family uint16, command uint8, flags int) *nl.NetlinkRequest {
 	r := nl.NewNetlinkRequest(int(family), flags)
-	r.AddData(&nl.Genlmsg{Command: command, Version: version})
+	r.AddData(header{command, version})
 	return r
 }
+
+// header is the generic netlink header: command, version, and two bytes that are reserved and 0. (The library's own
+// leaves these two to chance.)
+type header [nl.SizeofGenlmsg]byte
+
+// Len is nl.NetlinkRequestData's.
+func (h header) Len() int { return len(h) }
+
+// Serialize is nl.NetlinkRequestData's.
+func (h header) Serialize() []byte { return h[:] }
 
 func addUint32(r *nl.NetlinkRequest, attr int, v uint32) {
 	r.AddData(nl.NewRtAttr(attr, nl.Uint32Attr(v)))
@@ -154,7 +164,8 @@ func execute(r *nl.NetlinkRequest) error {
 
 // deadIndex reads a message of the multicast group: the index of the device of which a link died.
 func deadIndex(data []byte) (index int, ok bool) {
-	if len(data) < nl.SizeofGenlmsg || nl.DeserializeGenlmsg(data).Command != cmdLinkDead {
+	// Attributes are padded to 4 bytes; the library's parser relies on it.
+	if len(data) < nl.SizeofGenlmsg || len(data)%4 != 0 || data[0] != cmdLinkDead {
 		return 0, false
 	}
 	attrs, err := nl.ParseRouteAttr(data[nl.SizeofGenlmsg:])
