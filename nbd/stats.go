@@ -40,6 +40,14 @@ type ExportStats struct {
 	Batch       histogram.Snapshot // requests that were carried out together
 }
 
+// Export returns what the clients of an export did; zeroes where it had none.
+func (s Stats) Export(name string) ExportStats {
+	if e, ok := s.Exports[name]; ok {
+		return e
+	}
+	return new(tally).stats(0)
+}
+
 // CommandStats is about the requests of one command.
 type CommandStats struct {
 	Command  string
@@ -53,6 +61,15 @@ type CommandStats struct {
 func Commands() []string {
 	names := commandNames()
 	return names[:]
+}
+
+// ErrorCodes are the names of all codes that a request may be answered with.
+func ErrorCodes() []string {
+	var names []string
+	for _, c := range codeNames() {
+		names = append(names, c.name)
+	}
+	return names
 }
 
 // The reasons why a handshake ended without an export.

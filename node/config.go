@@ -42,6 +42,9 @@ type Config struct {
 	// private key; TLSCA is that of the CAs which sign clients' certificates, and empty where clients need none. All
 	// are in PEM form, and read again when they change.
 	TLSCert, TLSKey, TLSCA string
+	// Metrics is the host:port on which metrics and health are served over HTTP, besides the admin socket. Empty means
+	// none.
+	Metrics string
 	// ReadOnly serves every volume for reading only.
 	ReadOnly bool
 	// ShutdownTimeout bounds the time from the end of the context to the end of the checkpoints. Default
@@ -66,6 +69,7 @@ type Endpoints struct {
 	TLS     string   // as in Config
 	Unix    string   // absolute path
 	Admin   string   // absolute path
+	Metrics string   // host:port, as bound; empty where there is none
 	Volumes []VolumeStatus
 }
 
@@ -94,6 +98,11 @@ func (c *Config) validate() error {
 	for _, address := range c.Listen {
 		if _, _, err := net.SplitHostPort(address); err != nil {
 			return fmt.Errorf("--listen wants host:port: %w", err)
+		}
+	}
+	if c.Metrics != "" {
+		if _, _, err := net.SplitHostPort(c.Metrics); err != nil {
+			return fmt.Errorf("--metrics wants host:port: %w", err)
 		}
 	}
 	if c.Unix, err = socketPath(c.Unix, dir, SocketName, "--unix"); err != nil {

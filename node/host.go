@@ -28,6 +28,8 @@ type host struct {
 	instance uuid.UUID
 	// disconnect ends the connections to one export. Those it could not end in time are cut off.
 	disconnect func(ctx context.Context, name string) error
+	// forget drops what was counted for an export that is gone.
+	forget func(name string)
 
 	mu       sync.Mutex // guards what follows, and the guarded fields of every disk
 	disks    map[string]*disk
@@ -35,7 +37,7 @@ type host struct {
 }
 
 func newHost(dir *directory, readOnly bool, log zerolog.Logger) *host {
-	return &host{dir: dir, readOnly: readOnly, log: log, instance: uuid.New(), disks: map[string]*disk{}}
+	return &host{dir: dir, readOnly: readOnly, log: log, instance: uuid.New(), forget: func(string) {}, disks: map[string]*disk{}}
 }
 
 // openAll opens every volume there is. One that cannot be opened is kept with its error and stops no other.

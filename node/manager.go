@@ -142,6 +142,7 @@ func (h *host) Delete(ctx context.Context, name string, force bool) error {
 		return err
 	}
 	h.drop(d)
+	h.forget(name)
 	d.log.Info().Msg("volume deleted")
 	return err
 }

@@ -24,12 +24,15 @@ type node struct {
 	notifier  notifier
 	nbd       *nbd.Server
 	admin     *http.Server
+	monitor   *monitor
+	metrics   *http.Server       // serves only where there is a metricsSocket
 	endCopies context.CancelFunc // of contents
 	// requests of operators, which admin's Close does not wait for.
 	requests *sync.WaitGroup
 
-	adminSocket net.Listener
-	sockets     []net.Listener // for NBD: the Unix socket first
+	adminSocket   net.Listener
+	metricsSocket net.Listener   // nil where none is configured
+	sockets       []net.Listener // for NBD: the Unix socket first
 }
 
 // Run serves the volumes of a data directory until ctx ends, and returns once everything is closed: nil after an
@@ -69,14 +72,14 @@ func (n *node) listen(ctx context.Context) (err error) {
 	}
 	n.sockets = append(n.sockets, l)
 	for _, address := range n.cfg.Listen {
-		l, err := listenTCP(ctx, address)
+		l, err := listenTCP(ctx, address, "--listen")
 		if err != nil {
 			return fmt.Errorf("NBD: %w", err)
 		}
 		n.sockets = append(n.sockets, l)
 		n.warnIfOpen(l)
 	}
-	return nil
+	return n.listenMetrics(ctx)
 }
 
 // warnIfOpen says so where others than this machine can reach the volumes and nobody asks who they are.
@@ -84,16 +87,22 @@ func (n *node) warnIfOpen(l net.Listener) {
 	if n.cfg.TLS == TLSRequire && n.cfg.TLSCA != "" {
 		return
 	}
-	if a, ok := l.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
-		n.cfg.Logger.Warn().Stringer("address", a).
+	if !loopback(l) {
+		n.cfg.Logger.Warn().Stringer("address", l.Addr()).
 			Msg("NBD is served without authentication to everybody who can reach this address")
 	}
+}
+
+// loopback tells whether only this machine can reach a listener.
+func loopback(l net.Listener) bool {
+	a, ok := l.Addr().(*net.TCPAddr)
+	return !ok || a.IP.IsLoopback()
 }
 
 // closeSockets closes every listener; a Unix socket's file goes with it.
 func (n *node) closeSockets() error {
 	var errs []error
-	for _, l := range append(n.sockets, n.adminSocket) {
+	for _, l := range append(n.sockets, n.adminSocket, n.metricsSocket) {
 		if l == nil {
 			continue
 		}
@@ -107,14 +116,19 @@ func (n *node) closeSockets() error {
 // run serves until ctx ends or serving fails, then stops.
 func (n *node) run(ctx context.Context) error {
 	n.nbd = nbd.NewServer(nbd.Config{Exports: exports{n.host}, TLS: n.tls, Logger: n.cfg.Logger})
-	n.host.disconnect = n.nbd.Disconnect
+	n.host.disconnect, n.host.forget = n.nbd.Disconnect, n.nbd.Forget
+	n.monitor = newMonitor(n.host, n.nbd, n.cfg.Logger)
+	n.metrics = n.monitor.server()
 	copying, endCopies := context.WithCancel(context.WithoutCancel(ctx))
 	n.endCopies = endCopies
 	a := &admin{manager: n.host, status: n.status, alive: func() { n.host.find("") }, log: n.cfg.Logger, stopping: copying}
-	n.admin = &http.Server{Handler: a.handler(), ReadHeaderTimeout: 10 * time.Second}
+	n.admin = &http.Server{Handler: n.monitor.beside(a.handler()), ReadHeaderTimeout: 10 * time.Second}
 	n.requests = &a.requests
 	serving, serveCtx := errgroup.WithContext(ctx)
 	serving.Go(func() error { return n.serveAdmin() })
+	if n.metricsSocket != nil {
+		serving.Go(func() error { return n.serveMetrics() })
+	}
 	err := n.notifier.during(func() string { return n.line("opened") }, func() error { return n.open(ctx) })
 	if err == nil {
 		for _, l := range n.sockets {
@@ -155,12 +169,13 @@ func (n *node) serveNBD(ctx context.Context, l net.Listener) error {
 }
 
 func (n *node) ready() {
+	n.monitor.started.Store(true)
 	s := n.status()
-	n.cfg.Logger.Info().Str("data_dir", s.DataDir).Strs("tcp", s.TCP).Str("tls", s.TLS).Str("unix", s.Unix).Int("volumes", len(s.Volumes)).
+	n.cfg.Logger.Info().Str("data_dir", s.DataDir).Strs("tcp", s.TCP).Str("tls", s.TLS).Str("unix", s.Unix).Str("metrics", s.Metrics).Int("volumes", len(s.Volumes)).
 		Msg("serving")
 	n.notifier.say(daemon.SdNotifyReady, statusLine(n.serving()))
 	if n.cfg.Ready != nil {
-		n.cfg.Ready(Endpoints{TCP: s.TCP, TLS: s.TLS, Unix: s.Unix, Admin: n.cfg.Admin, Volumes: s.Volumes})
+		n.cfg.Ready(Endpoints{TCP: s.TCP, TLS: s.TLS, Unix: s.Unix, Admin: n.cfg.Admin, Metrics: s.Metrics, Volumes: s.Volumes})
 	}
 }
 
@@ -173,6 +188,9 @@ func (n *node) status() Status {
 		ReadOnly: n.cfg.ReadOnly, TCP: []string{}, Volumes: []VolumeStatus{}}
 	for _, l := range n.sockets[1:] {
 		s.TCP = append(s.TCP, l.Addr().String())
+	}
+	if n.metricsSocket != nil {
+		s.Metrics = n.metricsSocket.Addr().String()
 	}
 	for _, d := range n.host.all() {
 		s.Volumes = append(s.Volumes, n.host.status(d))
@@ -213,5 +231,5 @@ func (n *node) stopServing(ctx context.Context) error {
 	}
 	err := n.admin.Close()
 	n.requests.Wait()
-	return err
+	return errors.Join(err, n.stopMetrics(ctx))
 }

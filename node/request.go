@@ -122,6 +122,7 @@ type Status struct {
 	TCP      []string       `json:"tcp"`
 	TLS      string         `json:"tls"` // off, on or require
 	Unix     string         `json:"unix"`
+	Metrics  string         `json:"metrics,omitempty"` // host:port of the metrics
 	ReadOnly bool           `json:"read_only"`
 	Stopping bool           `json:"stopping"`
 	Volumes  []VolumeStatus `json:"volumes"`

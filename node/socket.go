@@ -81,12 +81,12 @@ func removeStaleSocket(ctx context.Context, path string) error {
 }
 
 // listenTCP listens on a host:port. Where the port is taken, the error wraps ErrInUse and names the process that has
-// it, if that may be seen.
-func listenTCP(ctx context.Context, address string) (net.Listener, error) {
+// it, if that may be seen, and the flag that gives another one.
+func listenTCP(ctx context.Context, address, flag string) (net.Listener, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%s is %w%s; give another address with --listen", address, ErrInUse, byWhom(address))
+		return nil, fmt.Errorf("%s is %w%s; give another address with %s", address, ErrInUse, byWhom(address), flag)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w; give an address of this machine, and a port that is free to this user, with --listen",

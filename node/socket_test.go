@@ -88,7 +88,7 @@ func TestTakenPortNamesTheHolder(t *testing.T) {
 			continue
 		}
 		defer held.Close()
-		_, err = listenTCP(t.Context(), held.Addr().String())
+		_, err = listenTCP(t.Context(), held.Addr().String(), "--listen")
 		want := fmt.Sprintf("in use by process %d (%q", os.Getpid(), os.Args[0])
 		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), want[:len(want)-1]) {
 			t.Errorf("got %v, want %s", err, want)

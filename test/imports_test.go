@@ -55,16 +55,19 @@ func topFolders() []string {
 // may have its words of others, and no more.
 func dependencies() map[string][]string {
 	return map[string][]string{
-		"github.com/BurntSushi/toml":       {"."},
-		"github.com/coreos/go-systemd/v22": {".", "node"},
-		"github.com/docker/go-units":       {".", "node"},
-		"github.com/google/uuid":           nil,
-		"github.com/rs/zerolog":            nil,
-		"github.com/tidwall/btree":         nil,
-		"github.com/urfave/cli/v2":         {"."},
-		"github.com/vishvananda/netlink":   {"nbd/attach"},
-		"golang.org/x/sync":                nil,
-		"golang.org/x/sys":                 nil,
+		"github.com/BurntSushi/toml":          {"."},
+		"github.com/coreos/go-systemd/v22":    {".", "node"},
+		"github.com/docker/go-units":          {".", "node"},
+		"github.com/google/uuid":              nil,
+		"github.com/rs/zerolog":               nil,
+		"github.com/prometheus/client_golang": {"node"},
+		"github.com/prometheus/client_model":  {"node"},
+		"github.com/prometheus/common":        {"node"},
+		"github.com/tidwall/btree":            nil,
+		"github.com/urfave/cli/v2":            {"."},
+		"github.com/vishvananda/netlink":      {"nbd/attach"},
+		"golang.org/x/sync":                   nil,
+		"golang.org/x/sys":                    nil,
 	}
 }
 
