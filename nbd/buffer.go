@@ -67,6 +67,7 @@ type pool struct {
 	free  [bufferClasses][]*buffer
 	low   [bufferClasses]int // fewest free ones since the last trim: so many were not needed
 	trims *time.Timer        // nil until something is free; runs while something is
+	lent  int                // buffers in use
 	quiet bool               // Invariant: when true, nothing is free and trims is not running
 	done  bool               // what is given back is unmapped at once
 }
@@ -87,6 +88,7 @@ func newPool() *pool {
 
 func (p *pool) get(class int) (*buffer, error) {
 	p.mu.Lock()
+	p.lent++
 	if n := len(p.free[class]); n > 0 {
 		b := p.free[class][n-1]
 		p.free[class] = p.free[class][:n-1]
@@ -97,6 +99,9 @@ func (p *pool) get(class int) (*buffer, error) {
 	p.mu.Unlock()
 	mem, err := p.mapMemory(classBytes(class))
 	if err != nil {
+		p.mu.Lock()
+		p.lent--
+		p.mu.Unlock()
 		return nil, fmt.Errorf("map a buffer of %d bytes: %w", classBytes(class), err)
 	}
 	return &buffer{mem: mem, class: class}, nil
@@ -111,6 +116,7 @@ func (p *pool) put(b *buffer) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.lent--
 	if p.done {
 		p.unmapMemory(b.mem)
 		return
@@ -172,6 +178,7 @@ type quota struct {
 	limitBytes int64
 	sem        *semaphore.Weighted
 	usedBytes  atomic.Int64 // what sem has given out
+	waiting    atomic.Int32 // calls of get that sem keeps waiting
 }
 
 func newQuota(p *pool, limitBytes int64) *quota {
@@ -197,8 +204,13 @@ func (q *quota) try(n int) *buffer {
 // get takes a buffer of at least n bytes and waits for room until ctx ends.
 func (q *quota) get(ctx context.Context, n int) (*buffer, error) {
 	class := bufferClass(n)
-	if err := q.sem.Acquire(ctx, q.weight(class)); err != nil {
-		return nil, fmt.Errorf("wait for %d bytes of buffer: %w", n, err)
+	if !q.sem.TryAcquire(q.weight(class)) {
+		q.waiting.Add(1)
+		err := q.sem.Acquire(ctx, q.weight(class))
+		q.waiting.Add(-1)
+		if err != nil {
+			return nil, fmt.Errorf("wait for %d bytes of buffer: %w", n, err)
+		}
 	}
 	return q.take(class)
 }

@@ -30,8 +30,9 @@
 //     only a goroutine of that connection ever waits for its client to take them.
 //   - No memory is taken for a length that a client sent before that length is checked and within a quota.
 //   - A connection with nothing buffered and nothing in flight holds no buffer.
-//   - Who holds memory of one quota waits only for memory of a later one (receive, large, reply), so that waiting
-//     cannot form a cycle; who holds reply memory waits for the device and its own client only, under a timeout.
+//   - Who holds memory of one quota waits only for memory of a later one (reserve, receive, large, reply), so that
+//     waiting cannot form a cycle; who holds reply memory waits for the device and its own client only, under a timeout.
+//   - A request of up to 128 KiB waits for no other connection's memory (pressure.go says how).
 //   - The handshake reads no byte beyond the option at hand, so what arrived in plaintext is never taken for something
 //     inside TLS; and nothing agreed on before STARTTLS holds after it.
 //   - A request that is refused leaves the stream in step: its payload is read and dropped before it is answered.

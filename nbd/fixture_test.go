@@ -138,6 +138,9 @@ func (f *fixture) finish() {
 	if f.exports.lent != 0 {
 		f.tb.Errorf("%d exports were not released", f.exports.lent)
 	}
+	if n := f.pool.lent; n != 0 {
+		f.tb.Errorf("%d buffers were not given back", n)
+	}
 	for name, q := range map[string]*quota{"receives": f.receives, "larges": f.larges, "replies": f.replies} {
 		if !q.sem.TryAcquire(q.limitBytes) {
 			f.tb.Errorf("buffers of quota %s were not released", name)

@@ -23,12 +23,16 @@ var errStalled = errors.New("client stalled in the middle of a request")
 // It holds one use of buf. A batch whose payloads lie in buf holds another, and then the bytes before start belong to
 // that batch, so they are neither moved nor reused while there are two.
 //
+// While small is tight, a buffer of the connection's own reserve is used instead, as far as that goes.
+//
 // A buffer of the quota large holds one request and never the start of the next, so that nobody waits for one such
 // buffer while holding another.
 type input struct {
 	socket       stream
 	small, large *quota
+	reserve      *quota
 	timeout      time.Duration // for a client to send the rest of a request, besides 1 s for each MiB
+	pressed      time.Duration // the same where others wait for the memory, besides 1 s for each 4 MiB
 	setDeadline  func(time.Time) error
 	awaitSole    func(*buffer) error // waits until buf has one user
 
@@ -44,10 +48,10 @@ type input struct {
 	giveBack func()
 }
 
-func newInput(s stream, small, large *quota, timeout time.Duration) *input {
-	in := &input{socket: s, small: small, large: large, timeout: timeout}
+func newInput(s stream, small, large, reserve *quota) *input {
+	in := &input{socket: s, small: small, large: large, reserve: reserve}
 	in.lend = func() []byte {
-		if in.buf = in.small.try(receiveBufferBytes); in.buf == nil {
+		if in.buf = in.tryBuffer(); in.buf == nil {
 			return nil
 		}
 		if in.largeLikely {
@@ -57,6 +61,16 @@ func newInput(s stream, small, large *quota, timeout time.Duration) *input {
 	}
 	in.giveBack = in.drop
 	return in
+}
+
+// tryBuffer takes a buffer of small, or of the reserve where small is tight; nil where there is none now.
+func (in *input) tryBuffer() *buffer {
+	if !in.small.tight() {
+		if b := in.small.try(receiveBufferBytes); b != nil {
+			return b
+		}
+	}
+	return in.reserve.try(reserveBytes)
 }
 
 // bytes are what is buffered.
@@ -114,18 +128,33 @@ func (in *input) read(ctx context.Context, total int) (int, error) {
 	if err := in.makeRoom(ctx, total); err != nil {
 		return 0, err
 	}
-	room := in.buf.mem[in.end:]
-	if in.buf.quota == in.large {
-		room = in.buf.mem[in.end : in.start+total]
-	}
-	n, err := in.socket.receive(room, false)
+	n, err := in.socket.receive(in.room(total), false)
 	if err != errAgain {
 		return n, err
 	}
+	in.standBack()
 	if err := in.limitWait(total); err != nil {
 		return 0, err
 	}
-	return in.socket.receive(room, true)
+	return in.socket.receive(in.room(total), true)
+}
+
+// room is where to read to.
+func (in *input) room(total int) []byte {
+	if in.buf.quota == in.large {
+		return in.buf.mem[in.end : in.start+total]
+	}
+	return in.buf.mem[in.end:]
+}
+
+// standBack goes on in the reserve before a wait, where others need the memory more.
+func (in *input) standBack() {
+	if in.buf.quota != in.small || in.end-in.start >= reserveBytes || !in.small.tight() {
+		return
+	}
+	if b := in.reserve.try(reserveBytes); b != nil {
+		in.moveTo(b)
+	}
 }
 
 // readFirst reads with nothing buffered.
@@ -138,7 +167,8 @@ func (in *input) readFirst(ctx context.Context) (int, error) {
 		if err := in.socket.awaitBytes(); err != nil {
 			return 0, err
 		}
-		if in.buf, err = in.small.get(ctx, receiveBufferBytes); err != nil {
+		// Only a batch of this connection can have the reserve. Waiting for small might be for other clients.
+		if in.buf, err = in.reserve.get(ctx, reserveBytes); err != nil {
 			return 0, err
 		}
 		n, err = in.socket.receive(in.buf.mem, false)
@@ -156,6 +186,9 @@ func (in *input) readFirst(ctx context.Context) (int, error) {
 func (in *input) makeRoom(ctx context.Context, total int) error {
 	have := in.end - in.start
 	need := max(total, have+1)
+	if in.buf.quota == in.reserve && have < len(in.buf.mem) && in.small.tight() {
+		need = have + 1 // no more than has arrived
+	}
 	if need > classBytes(bufferClass(receiveBufferBytes)) {
 		return in.makeLargeRoom(ctx, need)
 	}
@@ -163,10 +196,20 @@ func (in *input) makeRoom(ctx context.Context, total int) error {
 	if in.start+need <= len(in.buf.mem) && (in.start == 0 || shared) {
 		return nil
 	}
-	if shared {
-		if b := in.small.try(receiveBufferBytes); b != nil {
+	if need > len(in.buf.mem) { // of the reserve
+		b, err := in.small.get(ctx, receiveBufferBytes)
+		if err == nil {
 			in.moveTo(b)
-			return nil
+		}
+		return err
+	}
+	if shared {
+		if b := in.tryBuffer(); b != nil {
+			if need <= len(b.mem) {
+				in.moveTo(b)
+				return nil
+			}
+			b.release()
 		}
 		// Waiting for the quota with a buffer of it in hand might be for ever; its other user finishes some time.
 		if err := in.awaitSole(in.buf); err != nil {
@@ -207,13 +250,19 @@ func (in *input) limitWait(total int) error {
 	if in.waitingSince.IsZero() {
 		in.waitingSince = now
 	}
-	end := in.waitingSince.Add(in.timeout + time.Duration(total>>20)*time.Second)
-	if !now.Before(end) {
+	p := patience{
+		limit:   in.timeout + time.Duration(total>>20)*time.Second,
+		pressed: in.pressed + time.Duration(total>>22)*time.Second,
+		since:   in.waitingSince,
+	}
+	held := in.buf != nil && in.buf.quota != in.reserve
+	until, over := p.next(now, held, held && in.buf.quota.wanted())
+	if over {
 		return fmt.Errorf("%w: %d bytes in %v", errStalled, total, now.Sub(in.waitingSince))
 	}
-	if !in.deadline.IsZero() {
+	if !in.deadline.IsZero() && !in.deadline.After(until) {
 		return nil
 	}
-	in.deadline = end
-	return in.setDeadline(end)
+	in.deadline = until
+	return in.setDeadline(until)
 }

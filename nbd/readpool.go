@@ -18,7 +18,7 @@ type readPool struct {
 
 	mu      sync.Mutex
 	turns   []*transmission // connections that have jobs and may start one, each once, next first
-	running int             // Invariant: running == limit where turns is not empty
+	running int             // Invariant: running >= limit where turns is not empty
 }
 
 // job is one request that waits for the read pool.
@@ -71,12 +71,46 @@ func (p *readPool) listLocked(t *transmission) {
 	if l.startedBytes > 0 && l.startedBytes+l.first.request.chargeBytes() > p.shareBytes {
 		return
 	}
+	if p.passOver(t) {
+		return
+	}
 	l.listed = true
 	p.turns = append(p.turns, t)
-	if p.running < p.limit {
+	p.startLocked()
+}
+
+// passOver reports whether t has to wait for its client, or for its own requests while memory is tight. Each answers
+// that leaves lists it again: passedOver is set before unsent is looked at, and read after that fell.
+func (p *readPool) passOver(t *transmission) bool {
+	t.passedOver.Store(true)
+	if t.isBehind() || t.jobs.startedBytes > 0 && t.server.replies.tight() {
+		return true
+	}
+	t.passedOver.Store(false)
+	return false
+}
+
+// startLocked starts a worker where there is work for one.
+func (p *readPool) startLocked() {
+	if len(p.turns) > 0 && p.running < p.limit {
 		p.running++
 		p.goroutines.Go(p.work)
 	}
+}
+
+// stepAside lets another worker take the place of the caller, which is one and has to wait for memory.
+func (p *readPool) stepAside() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.running--
+	p.startLocked()
+}
+
+// stepBack ends stepAside. For the time of one job there may be more workers than the limit.
+func (p *readPool) stepBack() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.running++
 }
 
 // work carries out jobs until none may be started.
@@ -99,7 +133,7 @@ func (p *readPool) work() {
 func (p *readPool) next() (t *transmission, r request, parsed time.Duration, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.turns) == 0 {
+	if len(p.turns) == 0 || p.running > p.limit {
 		p.running--
 		return nil, request{}, 0, false
 	}

@@ -14,8 +14,11 @@ type sender struct {
 	socket  stream
 	pool    *answerPool
 	timeout time.Duration // for a client to take sendProgressBytes, or all
+	memory  *quota        // that what waits for the client is taken from
 	tally   *tally
-	now     func() time.Duration // the clock by which answers say when they were parsed
+
+	pressedTimeout time.Duration        // the same where others wait for the memory, for pressedTakeBytes
+	now            func() time.Duration // the clock by which answers say when they were parsed
 
 	// spawn runs the goroutine that waits; finished is told of every answers that left or was dropped, failed once
 	// when the connection can be written to no more. All are set before the first send.
@@ -109,16 +112,11 @@ func (s *sender) write(wait bool) error {
 	if len(s.parts) == 0 {
 		return nil
 	}
-	all := s.parts
 	if wait {
-		if err := s.socket.setWriteDeadline(time.Now().Add(s.timeout)); err != nil {
-			return err
-		}
+		return s.await()
 	}
-	rest, err := s.socket.send(s.parts, wait)
-	if err == nil && wait {
-		err = s.socket.setWriteDeadline(time.Time{})
-	}
+	all := s.parts
+	rest, err := s.socket.send(s.parts, false)
 	s.parts = all[:copy(all, rest)]
 	return err
 }

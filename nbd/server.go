@@ -95,6 +95,8 @@ type Server struct {
 	cfg           Config
 	takeoverDelay time.Duration
 
+	pressedTimeout time.Duration
+
 	// The memory budget, in three shares. A connection that holds a buffer of one waits only for later ones.
 	pool                      *pool
 	receives, larges, replies *quota
@@ -124,15 +126,17 @@ func NewServer(cfg Config) *Server {
 	return &Server{
 		cfg:           cfg,
 		takeoverDelay: takeoverDelay,
-		pool:          p,
-		receives:      newQuota(p, max(cfg.BufferBytes/4, 1)),
-		larges:        newQuota(p, max(cfg.BufferBytes/4, 1)),
-		replies:       newQuota(p, max(cfg.BufferBytes/2, 1)),
-		reads:         readPool{limit: cfg.ReadWorkers, shareBytes: cfg.BufferBytes / 16},
-		listeners:     make(map[net.Listener]chan struct{}),
-		connections:   make(map[*connection]struct{}),
-		retired:       make(map[string]*tally),
-		begun:         time.Now(),
+
+		pressedTimeout: pressedTimeout,
+		pool:           p,
+		receives:       newQuota(p, max(cfg.BufferBytes/4, 1)),
+		larges:         newQuota(p, max(cfg.BufferBytes/4, 1)),
+		replies:        newQuota(p, max(cfg.BufferBytes/2, 1)),
+		reads:          readPool{limit: cfg.ReadWorkers, shareBytes: cfg.BufferBytes / 16},
+		listeners:      make(map[net.Listener]chan struct{}),
+		connections:    make(map[*connection]struct{}),
+		retired:        make(map[string]*tally),
+		begun:          time.Now(),
 	}
 }
 

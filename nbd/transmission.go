@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -32,11 +33,13 @@ type transmission struct {
 	abandon, endOfInput  context.CancelFunc
 	goroutines           sync.WaitGroup // all that work for this connection, jobs included
 	jobs                 jobList        // guarded by the read pool
+	passedOver           atomic.Bool    // by the read pool, until what is unsent has left
+	replyReserve         *quota
 	takeoverDelay        time.Duration
 	inFlightBoundBytes   int64
 
 	mu            sync.Mutex
-	changed       sync.Cond // inFlight fell, or draining began, or the sender failed
+	changed       sync.Cond // inFlight or what is unsent fell, or draining began, or the sender failed
 	inFlightBytes int64     // charges of requests that are not answered
 	leaders       int       // goroutines that lead, or led and have not finished yet
 	leading       *leader
@@ -56,18 +59,23 @@ func newTransmission(s *Server, conn net.Conn, bytes stream, device Device, agre
 	t.changed.L = &t.mu
 	t.abandoned, t.abandon = context.WithCancel(context.Background())
 	t.inputEnds, t.endOfInput = context.WithCancel(t.abandoned)
-	input := newInput(bytes, s.receives, s.larges, s.cfg.ReceiveTimeout)
+	input := newInput(bytes, s.receives, s.larges, newReserve(s.pool))
+	input.timeout, input.pressed = s.cfg.ReceiveTimeout, s.pressedTimeout
 	input.setDeadline, input.awaitSole = t.setReceiveDeadline, t.awaitSole
 	t.parser = parser{input: input, terms: agreed, tally: t.tally}
+	t.replyReserve = newReserve(s.pool)
 	t.sender = sender{
-		socket:   bytes,
-		pool:     &s.answers,
-		timeout:  s.cfg.WriteTimeout,
-		tally:    t.tally,
-		now:      s.now,
-		spawn:    t.goroutines.Go,
-		finished: t.finished,
-		failed:   func(error) { t.kill() },
+		socket:  bytes,
+		pool:    &s.answers,
+		timeout: s.cfg.WriteTimeout,
+		memory:  s.replies,
+
+		pressedTimeout: s.pressedTimeout,
+		tally:          t.tally,
+		now:            s.now,
+		spawn:          t.goroutines.Go,
+		finished:       t.finished,
+		failed:         func(error) { t.kill() },
 	}
 	return t
 }
@@ -124,7 +132,7 @@ func (t *transmission) setReceiveDeadline(at time.Time) error {
 
 // finished takes off what was counted for requests that are answered now.
 func (t *transmission) finished(chargeBytes, pooledBytes int64) {
-	if pooledBytes > 0 {
+	if pooledBytes > 0 || t.passedOver.Load() {
 		t.server.reads.finished(t, pooledBytes)
 	}
 	t.mu.Lock()
@@ -147,7 +155,7 @@ func (t *transmission) awaitRoom(chargeBytes int64) error {
 	defer t.mu.Unlock()
 	for !t.draining {
 		fits := t.inFlightBytes == 0 || t.inFlightBytes+chargeBytes <= t.inFlightBoundBytes
-		if fits && t.sender.unsent.Load() <= backlogBytes {
+		if fits && !t.isBehind() {
 			return nil
 		}
 		t.changed.Wait()
@@ -237,7 +245,7 @@ func (t *transmission) answerReads(b *batch, a *answers) *answers {
 			a = t.server.answers.get()
 			a.parsed = b.parsed
 		}
-		answered := t.readNow(a, r, left)
+		answered := !t.isBehind() && t.readNow(a, r, left)
 		left -= int(r.length)
 		if !answered {
 			t.server.reads.submit(t, r, b.parsed)
@@ -250,11 +258,17 @@ func (t *transmission) answerReads(b *batch, a *answers) *answers {
 	return a
 }
 
+// isBehind reports whether the client has more to take before memory is spent on it.
+func (t *transmission) isBehind() bool {
+	unsent := t.sender.unsent.Load()
+	return unsent > backlogBytes || unsent > 0 && t.server.replies.tight()
+}
+
 // readNow answers r if that needs no waiting for device or memory. expect is how much the batch still reads.
 func (t *transmission) readNow(a *answers, r request, expect int) bool {
 	s := t.parser.terms.style
 	n := s.readHeaderBytes() + int(r.length)
-	buf := a.bufferFor(n, expect, t.server.replies)
+	buf := t.bufferFor(a, n, expect)
 	if buf == nil {
 		return false
 	}
@@ -272,13 +286,19 @@ func (t *transmission) readNow(a *answers, r request, expect int) bool {
 	return false
 }
 
-// bufferFor returns a buffer with n bytes free: the last one, or a new one that fits expect bytes more where that is
-// not too much; nil where there is no memory now.
-func (a *answers) bufferFor(n, expect int, quota *quota) *buffer {
+// bufferFor returns a buffer of a with n bytes free: the last one, or a new one that fits expect bytes more where that
+// is not too much; nil where there is no memory now.
+func (t *transmission) bufferFor(a *answers, n, expect int) *buffer {
 	if last := len(a.buffers) - 1; last >= 0 && len(a.buffers[last].mem)-a.buffers[last].filled >= n {
 		return a.buffers[last]
 	}
-	b := quota.try(max(n, min(expect, replyBufferBytes)))
+	var b *buffer
+	if !t.server.replies.tight() {
+		b = t.server.replies.try(max(n, min(expect, replyBufferBytes)))
+	}
+	if b == nil && n <= reserveBytes+bufferSlackBytes {
+		b = t.replyReserve.try(n)
+	}
 	if b != nil {
 		a.buffers = append(a.buffers, b)
 	}
@@ -303,7 +323,7 @@ func (t *transmission) readInto(a *answers, r request, s style) uint32 {
 		return codeIO // nobody will see it
 	}
 	n := s.readHeaderBytes() + int(r.length)
-	b, err := t.server.replies.get(t.abandoned, n)
+	b, err := t.replyBuffer(n)
 	if err != nil {
 		return codeNoMem
 	}
@@ -348,7 +368,7 @@ func (t *transmission) describe(r request, parsed time.Duration) {
 
 func (t *transmission) appendStatus(a *answers, r request, extents []Extent) {
 	s := t.parser.terms.style
-	b, err := t.server.replies.get(t.abandoned, s.statusReplyBytes(len(extents)))
+	b, err := t.replyBuffer(s.statusReplyBytes(len(extents)))
 	if err != nil {
 		t.tally.failed(cmdBlockStatus, codeNoMem)
 		a.small = s.appendAnswer(a.small, r.tag(), codeNoMem)
