@@ -37,7 +37,7 @@ func (c *connection) run() {
 	defer close(c.done)
 	defer c.server.remove(c)
 	defer c.conn.Close()
-	logger := c.server.cfg.Logger.With().Stringer("client", c.conn.RemoteAddr()).Logger()
+	logger := c.server.cfg.Logger.With().Str("client", peer(c.conn)).Logger()
 	disconnects := c.server.disconnectsSoFar()
 	bytes, export, agreed, err := c.negotiate(logger)
 	if err != nil {
@@ -47,14 +47,14 @@ func (c *connection) run() {
 	if err != nil {
 		export.release()
 		c.server.counters.handshakeFailed(new(handshake).reason(err))
-		logger.Warn().Err(err).Str("export", export.Name).Msg("nbd client refused")
+		logger.Warn().Err(err).Str("volume", export.Name).Msg("nbd client refused")
 		return
 	}
 	logger = identified(logger, bytes)
-	logger.Info().Str("export", export.Name).Msg("nbd client connected")
+	logger.Info().Str("volume", export.Name).Msg("nbd client connected")
 	err = t.run()
 	export.release()
-	logger.Info().Str("export", export.Name).AnErr("reason", err).Msg("nbd client disconnected")
+	logger.Info().Str("volume", export.Name).AnErr("reason", err).Msg("nbd client disconnected")
 	if t.sender.failure() == nil {
 		bytes.end(err == nil || errors.Is(err, io.EOF), lingerTime)
 	}
@@ -70,7 +70,7 @@ func (c *connection) negotiate(logger zerolog.Logger) (stream, Export, terms, er
 		mustTLS: c.server.mustTLS(c.conn),
 		records: &c.server.records,
 		logger: func(name string, err error) {
-			logger.Warn().Err(err).Str("export", name).Msg("nbd export not available")
+			logger.Warn().Err(err).Str("volume", name).Msg("nbd export not available")
 		},
 	}
 	bytes, export, agreed, err := c.shake(&h)

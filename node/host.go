@@ -85,7 +85,11 @@ func (h *host) changeLocked(d *disk, to string, reason error) {
 	if reason == nil {
 		reason = errDone
 	}
-	event.Str("from", d.state).Str("to", to).Str("reason", reason.Error()).Msg("volume state")
+	from := d.state
+	if from == StateServed && d.volume.Err() != nil {
+		from = StateFailed // as the volume said itself
+	}
+	event.Str("from", from).Str("to", to).Str("reason", reason.Error()).Msg("volume state")
 	d.state = to
 }
 

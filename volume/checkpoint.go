@@ -91,7 +91,9 @@ func (v *Volume) checkpointLocked(ctx context.Context) (moved bool, err error) {
 		}
 		return false, v.fail(fmt.Errorf("checkpoint: %w", err))
 	}
-	v.refused.Store(nil)
+	if v.refused.Swap(nil) != nil {
+		v.cfg.Logger.Info().Str("from", "held up").Str("to", "going on").Str("reason", "one was done").Msg("checkpoints")
+	}
 	v.pacer.drained(c.bytes, v.now().Sub(start))
 	v.cfg.Logger.Debug().Uint64("lsn", uint64(c.upTo)).Int("ranges", c.frozen.len()).Int64("bytes", c.bytes).
 		Dur("took", v.now().Sub(start)).Msg("checkpoint")
@@ -417,7 +419,10 @@ type refusal struct {
 
 // refuse notes that a checkpoint could not do its work, and returns why.
 func (v *Volume) refuse(err error) error {
-	v.refused.Store(&refusal{err: err, at: v.now()})
+	if v.refused.Swap(&refusal{err: err, at: v.now()}) == nil {
+		v.cfg.Logger.Warn().Str("from", "going on").Str("to", "held up").AnErr("reason", err).
+			Msg("checkpoints; the log keeps what is in it, and changes are refused once it is full")
+	}
 	return err
 }
 

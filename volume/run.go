@@ -87,10 +87,7 @@ func (v *Volume) runCheckpoints(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-v.kick:
-			err := v.Checkpoint(ctx)
-			if errors.Is(err, ErrNoSpace) {
-				v.cfg.Logger.Warn().Err(err).Msg("the base image has no room; the log keeps its content")
-			}
+			_ = v.Checkpoint(ctx) // it said why it could not, and is tried again
 		}
 	}
 }

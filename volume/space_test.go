@@ -1,11 +1,14 @@
 package volume
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/rs/zerolog"
 
 	"lockstep/test/disk"
 )
@@ -101,6 +104,30 @@ func TestI9SmallLogGrowsAgain(t *testing.T) {
 			d.must(t, func() error { return d.write(b, 40) })
 		}
 		d.must(t, d.checkpoint, d.readAll, d.close)
+	}
+}
+
+// A disk that is full for long, and tried again and again, is two lines in the log: one when it is full, one when it is not.
+func TestFullDiskIsLoggedOnce(t *testing.T) {
+	c := newCase(t, disk.Config{})
+	d := mustOpen(t, c)
+	var log bytes.Buffer
+	d.v.cfg.Logger = zerolog.New(&log)
+	c.Disk.SetCapacity(c.Disk.Used())
+	d.fill(t, 0, 8)
+	for range 5 {
+		if err := d.v.Checkpoint(t.Context()); !errors.Is(err, ErrNoSpace) {
+			t.Fatalf("checkpoint on a full disk: %v", err)
+		}
+	}
+	held, on := `"from":"going on","to":"held up"`, `"from":"held up","to":"going on"`
+	if text := log.String(); strings.Count(text, held) != 1 || strings.Contains(text, on) {
+		t.Errorf("while it is full, the log has\n%s", text)
+	}
+	c.Disk.SetCapacity(0)
+	d.must(t, d.checkpoint, func() error { return d.write(0, 8) }, d.checkpoint, d.close)
+	if text := log.String(); strings.Count(text, held) != 1 || strings.Count(text, on) != 1 {
+		t.Errorf("with room again, the log has\n%s", text)
 	}
 }
 

@@ -156,7 +156,7 @@ func (v *Volume) fail(err error) error {
 	}
 	err = fmt.Errorf("%w: %v", ErrFailed, err)
 	if v.failed.CompareAndSwap(nil, &err) {
-		v.cfg.Logger.Error().Err(err).Msg("volume failed")
+		v.cfg.Logger.Error().Str("from", "served").Str("to", "failed").AnErr("reason", err).Msg("volume state")
 	}
 	return err
 }

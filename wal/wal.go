@@ -200,7 +200,7 @@ func (l *Log) Err() error {
 func (l *Log) fail(err error) error {
 	err = fmt.Errorf("%w: %v", ErrFailed, err)
 	if l.failed.CompareAndSwap(nil, &err) {
-		l.cfg.Logger.Error().Err(err).Msg("log failed")
+		l.cfg.Logger.Error().Str("from", "served").Str("to", "failed").AnErr("reason", err).Msg("volume state")
 	}
 	return err
 }

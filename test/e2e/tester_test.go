@@ -83,5 +83,5 @@ func TestTesterClient(t *testing.T) {
 		"-K", filepath.Join(s.unknown, "client-key.pem"), "-H", "localhost"}
 	refused(t, tester, append(wrong, network...)...)
 	s.stop()
-	wantText(t, s.log.String(), `"certificate":"CN=known","export":"largeTLS"`)
+	wantText(t, s.log.String(), `"certificate":"CN=known","volume":"largeTLS"`)
 }
