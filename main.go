@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,8 +94,8 @@ func (c *console) serve(ctx *cli.Context) error {
 	if err := noArguments(ctx); err != nil {
 		return err
 	}
-	log.Info().Str("version", thisBuild().String()).Int("pid", os.Getpid()).Str("config", cfg.options.configFile).
-		Str("data_dir", absolute(cfg.options.DataDir)).Msg("starting")
+	log.Info().Str("version", thisBuild().String()).Int("pid", os.Getpid()).Str("data_dir", absolute(cfg.options.DataDir)).
+		Str("config", cmp.Or(cfg.options.configFile, "none")).Msg("starting")
 	signal.Ignore(syscall.SIGPIPE) // who reads the log may leave; the volumes stay
 	running, hurry, done := signals(ctx.Context, log)
 	defer done()

@@ -69,31 +69,25 @@ func (h *host) open(d *disk) {
 	defer h.mu.Unlock()
 	if err != nil {
 		d.err = err
-		h.changeLocked(d, StateFailed, err)
+		h.changeLocked(d, StateFailed, err.Error())
 		return
 	}
-	h.changeLocked(d, StateServed, nil)
+	h.changeLocked(d, StateServed, "its log is replayed")
 }
 
-// changeLocked moves a disk to another state, and says so in the log. reason is nil where there is no other than that
-// what the old state was for is done.
-func (h *host) changeLocked(d *disk, to string, reason error) {
+// changeLocked moves a disk to another state, and says so in the log.
+func (h *host) changeLocked(d *disk, to, reason string) {
 	event := d.log.Info()
 	if to == StateFailed {
 		event = d.log.Error()
-	}
-	if reason == nil {
-		reason = errDone
 	}
 	from := d.state
 	if from == StateServed && d.volume.Err() != nil {
 		from = StateFailed // as the volume said itself
 	}
-	event.Str("from", from).Str("to", to).Str("reason", reason.Error()).Msg("volume state")
+	event.Str("from", from).Str("to", to).Str("reason", reason).Msg("volume state")
 	d.state = to
 }
-
-var errDone = errors.New("done")
 
 func (h *host) find(name string) *disk {
 	h.mu.Lock()

@@ -120,7 +120,7 @@ func (h *host) make(ctx context.Context, r CreateRequest, content Source) (Volum
 		return VolumeStatus{}, err
 	}
 	h.mu.Lock()
-	h.changeLocked(d, StateOpening, nil)
+	h.changeLocked(d, StateOpening, "it was made")
 	h.mu.Unlock()
 	h.open(d)
 	return h.status(d), nil
@@ -137,7 +137,7 @@ func (h *host) Delete(ctx context.Context, name string, force bool) error {
 	if h.dir.has(name) == nil {
 		h.mu.Lock()
 		d.volume, d.err = nil, fmt.Errorf("closed, but not deleted: %w", err)
-		h.changeLocked(d, StateFailed, d.err)
+		h.changeLocked(d, StateFailed, d.err.Error())
 		h.mu.Unlock()
 		return err
 	}
@@ -162,7 +162,7 @@ func (h *host) condemn(name string, force bool) (*disk, error) {
 	case d.clients > 0 && !force:
 		return nil, fmt.Errorf("volume %s is %w by %d NBD connections; --force disconnects them", name, ErrInUse, d.clients)
 	}
-	h.changeLocked(d, StateDeleting, fmt.Errorf("an operator deletes it, with %d clients", d.clients))
+	h.changeLocked(d, StateDeleting, fmt.Sprintf("an operator deletes it, with %d clients", d.clients))
 	return d, nil
 }
 

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"lockstep/block"
@@ -110,6 +109,6 @@ func (h *host) again(d *disk) bool {
 		return false
 	}
 	d.err = nil
-	h.changeLocked(d, StateOpening, errors.New("an operator cut its log"))
+	h.changeLocked(d, StateOpening, "an operator cut its log")
 	return true
 }

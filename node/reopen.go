@@ -48,7 +48,7 @@ func (h *host) withdraw(name string) (*disk, error) {
 	if d.volume != nil {
 		reason = d.volume.Err()
 	}
-	h.changeLocked(d, StateOpening, fmt.Errorf("an operator reopens it; it had failed: %w", reason))
+	h.changeLocked(d, StateOpening, fmt.Sprintf("an operator reopens it; it had failed: %v", reason))
 	return d, nil
 }
 
@@ -77,7 +77,7 @@ func (h *host) replace(old *disk) *disk {
 	defer h.mu.Unlock()
 	if h.stopping {
 		old.volume, old.err = nil, errors.New("closed to be opened again, when the server stopped")
-		h.changeLocked(old, StateFailed, old.err)
+		h.changeLocked(old, StateFailed, old.err.Error())
 		return nil
 	}
 	d := newDisk(h.log, old.name, StateOpening)
