@@ -73,6 +73,9 @@ func (c Config) validate() (Config, error) {
 	if c.Exports == nil {
 		return c, errors.New("no exports")
 	}
+	if c.TLS != nil && c.TLS.Identity == nil {
+		return c, errors.New("TLS without an identity")
+	}
 	c.HandshakeTimeout = positive(c.HandshakeTimeout, 10*time.Second)
 	c.ReceiveTimeout = positive(c.ReceiveTimeout, 30*time.Second)
 	c.WriteTimeout = positive(c.WriteTimeout, 30*time.Second)
@@ -116,7 +119,7 @@ type Server struct {
 	counters counters
 }
 
-// NewServer makes a server. It panics where cfg has no Exports.
+// NewServer makes a server. It panics where cfg has no Exports, or TLS without an Identity.
 func NewServer(cfg Config) *Server {
 	cfg, err := cfg.validate()
 	if err != nil {
