@@ -13,7 +13,7 @@ const (
 	DefaultTimeout       = 30 * time.Second
 	DefaultDeadTimeout   = 5 * time.Minute
 	DefaultProbeInterval = 5 * time.Second
-	DefaultRunDir        = "/run/lockstep"
+	DefaultRunDir        = "/run/lockstep-attach" // not /run/lockstep: systemd removes that one with the server
 )
 
 const (

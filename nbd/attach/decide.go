@@ -23,8 +23,11 @@ type facts struct {
 	live     int      // links in our hands that are alive
 	// Slots that had a socket before we came; they may be alive. Invariant: live + unknown <= identity.slots.
 	unknown int
-	suspect bool   // a link may have died since the unknown ones were looked at
-	offered export // what the server said last; zero before it said anything
+	suspect bool // a link may have died since the unknown ones were looked at
+	// The smallest size in bytes that one of the links in our hands was told of; a server may refuse what is beyond it on
+	// that link. 0 if there is none.
+	toldBytes   int64
+	exportBytes int64 // size of the export, as the server said last; 0 before it said anything
 }
 
 // step is what a supervisor does next.
@@ -35,6 +38,7 @@ const (
 	stepEnd                 // the device is not attached any more
 	stepForeign             // the device is somebody else's now
 	stepMend                // give the kernel new links
+	stepRenew               // cut the links that were told of a smaller export
 	stepGrow                // tell the kernel the export's new size
 )
 
@@ -49,10 +53,13 @@ func decide(f facts) step {
 		return stepMend
 	case f.unknown > 0 && f.suspect:
 		return stepMend
-	case f.offered.sizeBytes > f.device.SizeBytes:
+	case f.exportBytes <= f.device.SizeBytes || f.unknown > 0:
+		return stepRest // links that are not in our hands cannot be renewed
+	case f.toldBytes < f.exportBytes:
+		return stepRenew
+	default:
 		return stepGrow
 	}
-	return stepRest
 }
 
 // accept reports why what a server offers must not become the device that is there, or nil.

@@ -49,6 +49,7 @@ type fakeServer struct {
 type fakeLink struct {
 	w      *world
 	server *fakeServer
+	told   int64 // size of the export when it was made, which is all that the server lets it see
 	dead   bool
 	cut    bool
 	closed bool
@@ -202,8 +203,8 @@ func (w *world) checkLocked(d *fakeDevice) {
 		id, _ := parseIdentity(d.Backend)
 		if e := readOffer(l.server.offer); e.volume != id.volume {
 			w.t.Errorf("the device has volume %s, and got a link to %s", id.volume, e.volume)
-		} else if e.sizeBytes < d.SizeBytes {
-			w.t.Errorf("the device has %d bytes, and got a link to %d", d.SizeBytes, e.sizeBytes)
+		} else if l.told < d.SizeBytes {
+			w.t.Errorf("the device has %d bytes, and got a link to %d", d.SizeBytes, l.told)
 		} else if e.readOnly && !d.ReadOnly {
 			w.t.Error("the device takes changes, and got a link to an export that does not")
 		}
@@ -303,6 +304,11 @@ func (w *world) Resize(index int, backend string, sizeBytes int64) error {
 	if sizeBytes < d.SizeBytes {
 		w.t.Errorf("the device shrinks from %d to %d", d.SizeBytes, sizeBytes)
 	}
+	for _, l := range d.slots {
+		if !l.dead && l.told < sizeBytes {
+			w.t.Errorf("the device grows to %d, and has a link that knows %d only", sizeBytes, l.told)
+		}
+	}
 	if w.refuseSize == nil {
 		d.SizeBytes = sizeBytes
 	}
@@ -360,7 +366,7 @@ func (w *world) Dial(ctx context.Context, a Address, _ string) (Link, nbd.Offer,
 	if s.dead { // since it was reached
 		return nil, nbd.Offer{}, fmt.Errorf("fake: connection to %v reset", a)
 	}
-	l := &fakeLink{w: w, server: s}
+	l := &fakeLink{w: w, server: s, told: s.offer.SizeBytes}
 	s.links = append(s.links, l)
 	return l, s.offer, nil
 }

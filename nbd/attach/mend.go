@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -32,11 +31,11 @@ func (s *supervisor) mend(ctx context.Context, f facts) error {
 		return err
 	}
 	before := len(s.links)
-	s.links, links = divide(s.links, links, taken)
+	links = s.keep(links, taken, e.sizeBytes)
 	lost := s.identity.slots - s.unknown - before // links that we know to be dead
 	s.unknown = min(s.unknown, s.identity.slots-len(s.links))
 	s.suspect, s.offeredAt = false, time.Now()
-	s.offered = e
+	s.offered, s.exportBytes = e, e.sizeBytes
 	s.complaint = ""
 	if len(s.links) == before && lost > 0 {
 		return errUnnoticed
@@ -63,8 +62,8 @@ func (s *supervisor) cutOthers(e export) {
 		Msg("server was replaced: the connections to the old one are cut")
 	for _, l := range s.links {
 		l.Cut()
+		l.Close()
 	}
-	closeAll(s.links)
 	s.links = nil
 }
 
@@ -89,17 +88,16 @@ func (s *supervisor) setupAgain() Setup {
 	return Setup{Backend: s.identity.String(), Timeout: s.cfg.Timeout, DeadTimeout: s.cfg.DeadTimeout}
 }
 
-// divide adds the links that were taken to ours, and returns the others.
-func divide(ours, links []Link, taken []bool) (with, without []Link) {
-	with = slices.Clone(ours)
+// keep adds the links that were taken to ours, and returns the others.
+func (s *supervisor) keep(links []Link, taken []bool, toldBytes int64) (others []Link) {
 	for i, l := range links {
 		if taken[i] {
-			with = append(with, l)
+			s.links = append(s.links, held{l, toldBytes})
 		} else {
-			without = append(without, l)
+			others = append(others, l)
 		}
 	}
-	return with, without
+	return others
 }
 
 func closeAll(links []Link) {

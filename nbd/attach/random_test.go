@@ -12,7 +12,7 @@ import (
 // Whatever happens to servers, links and supervisors, the kernel gets no link that it must not have (checkLocked), and
 // once the right server is there for good, the device has all its links and the export's size.
 func TestRandomHistories(t *testing.T) {
-	first, n := uint64(1), 200
+	first, n := uint64(1), 100
 	if text := os.Getenv("LOCKSTEP_SEED"); text != "" {
 		seed, err := strconv.ParseUint(text, 10, 64)
 		if err != nil {

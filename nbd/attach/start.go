@@ -42,7 +42,10 @@ func (s *supervisor) start(ctx context.Context) error {
 		closeAll(links)
 		return err
 	}
-	s.links, s.offered = links, e
+	for _, l := range links {
+		s.links = append(s.links, held{l, e.sizeBytes})
+	}
+	s.offered, s.exportBytes = e, e.sizeBytes
 	if e.volume == "" {
 		s.log.Warn().Msg("the server does not say which volume this is: another one of that name and size would be taken for it")
 	}

@@ -24,15 +24,22 @@ type supervisor struct {
 	deaths   <-chan struct{} // from the kernel
 	unwatch  func()
 
-	links     []Link    // those that the kernel took, of one instance
-	unknown   int       // as in facts
-	suspect   bool      // as in facts
-	offered   export    // of the last server that was accepted
-	offeredAt time.Time // when the kernel was given links last
-	at        Address   // of that server
+	links       []held    // those that the kernel took, of one instance
+	unknown     int       // as in facts
+	suspect     bool      // as in facts
+	exportBytes int64     // as in facts
+	offered     export    // of the last server that was accepted
+	offeredAt   time.Time // when the kernel was given links last
+	at          Address   // of that server
 
 	status    Status
-	complaint string // what was logged last of a server that was not accepted
+	complaint string // what complain logged last
+}
+
+// held is a link that the kernel has, with the size of the export that it was told of.
+type held struct {
+	Link
+	toldBytes int64
 }
 
 // Run attaches an export, or takes over a device that an earlier Run left attached, and supervises it until ctx ends or
@@ -81,6 +88,8 @@ func (s *supervisor) supervise(ctx context.Context) error {
 			return nil
 		case stepForeign:
 			return fmt.Errorf("%w: %s was attached by somebody else meanwhile (%q)", ErrInUse, s.path(), f.device.Backend)
+		case stepRenew:
+			s.renew()
 		case stepGrow:
 			if err := s.grow(f.device); err == nil {
 				continue
@@ -112,14 +121,20 @@ func (s *supervisor) look() (facts, error) {
 	if err != nil {
 		return facts{}, err
 	}
-	s.links = slices.DeleteFunc(s.links, func(l Link) bool {
+	s.links = slices.DeleteFunc(s.links, func(l held) bool {
 		if l.Alive() {
 			return false
 		}
 		l.Close()
 		return true
 	})
-	return facts{device: d, identity: s.identity, live: len(s.links), unknown: s.unknown, suspect: s.suspect, offered: s.offered}, nil
+	f := facts{device: d, identity: s.identity, live: len(s.links), unknown: s.unknown, suspect: s.suspect, exportBytes: s.exportBytes}
+	for i, l := range s.links {
+		if i == 0 || l.toldBytes < f.toldBytes {
+			f.toldBytes = l.toldBytes
+		}
+	}
+	return f, nil
 }
 
 // await waits until something has happened, and reports whether it was only that the time is over.
@@ -155,36 +170,48 @@ func (s *supervisor) probe(ctx context.Context) {
 		return
 	}
 	s.complaint = ""
-	s.offered.sizeBytes = e.sizeBytes // nothing else is agreed for the links there are
+	s.exportBytes = e.sizeBytes
+	if e.sizeBytes > d.SizeBytes && s.unknown > 0 {
+		s.complain(errInOtherHands)
+	}
 }
 
-// complain logs once what is wrong with a server.
+var errInOtherHands = errors.New("the export has grown, but connections of an earlier `lockstep attach` do not know it: " +
+	"the device grows once the server is restarted, or the device attached again")
+
+// complain logs once why the device is not as its server would have it.
 func (s *supervisor) complain(err error) {
 	if text := err.Error(); text != s.complaint {
 		s.complaint = text
-		s.log.Error().Err(err).Str("device", s.path()).Stringer("server", s.at).Msg("server is not acceptable for the attached device")
+		s.log.Error().Err(err).Str("device", s.path()).Stringer("server", s.at).Msg("device and server do not agree")
+	}
+}
+
+// renew cuts the links that were told of a smaller export than there is now: others take their place.
+func (s *supervisor) renew() {
+	s.log.Info().Str("device", s.path()).Int64("size", s.exportBytes).Msg("export has grown: connections are made anew")
+	for _, l := range s.links {
+		if l.toldBytes < s.exportBytes {
+			l.Cut() // the next look lets go of it
+		}
 	}
 }
 
 // grow passes the export's size on to the device.
 func (s *supervisor) grow(d Device) error {
-	err := s.cfg.Kernel.Resize(s.index, s.identity.String(), s.offered.sizeBytes)
+	err := s.cfg.Kernel.Resize(s.index, s.identity.String(), s.exportBytes)
 	if err == nil {
 		var after Device
 		after, err = s.cfg.Kernel.Device(s.index)
-		if err == nil && after.SizeBytes < s.offered.sizeBytes {
+		if err == nil && after.SizeBytes < s.exportBytes {
 			err = errors.New("the kernel leaves it as it is")
 		}
 	}
 	if err != nil {
-		if text := err.Error(); text != s.complaint {
-			s.complaint = text
-			s.log.Error().Err(err).Str("device", s.path()).Int64("size", s.offered.sizeBytes).
-				Msg("device does not grow with its export: detach and attach it again")
-		}
+		s.complain(fmt.Errorf("the device does not grow with its export (%w): detach and attach it again", err))
 		return err
 	}
-	s.log.Info().Str("device", s.path()).Int64("from", d.SizeBytes).Int64("to", s.offered.sizeBytes).Msg("device has grown with its export")
+	s.log.Info().Str("device", s.path()).Int64("from", d.SizeBytes).Int64("to", s.exportBytes).Msg("device has grown with its export")
 	return nil
 }
 

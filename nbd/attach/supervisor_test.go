@@ -284,6 +284,29 @@ func TestExportGrows(t *testing.T) {
 	})
 }
 
+// Links that are not in its hands know the old size, and would refuse what is beyond it.
+func TestExportGrowsUnderLinksOfAnEarlierSupervisor(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world, cfg Config) {
+		w.serve(here, volumeA, 1<<30, multiConn)
+		r := begin(t, cfg)
+		w.use(0, "mounted on /mnt")
+		r.finish()
+		r = begin(t, cfg)
+		w.grow(here, 2<<30)
+		pass(3 * time.Minute)
+		if n := w.device(0).SizeBytes; n != 1<<30 || w.live(0, here) != 2 {
+			t.Errorf("the device has %d bytes", n)
+		}
+		w.kill(here)
+		w.serve(here, volumeA, 2<<30, multiConn)
+		pass(lastPause)
+		if n := w.device(0).SizeBytes; n != 2<<30 {
+			t.Errorf("the device has %d bytes", n)
+		}
+		r.finish()
+	})
+}
+
 // A kernel that does not let a device grow keeps nothing else from working.
 func TestDeviceThatDoesNotGrow(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world, cfg Config) {
