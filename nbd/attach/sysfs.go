@@ -1,11 +1,11 @@
 package attach
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -140,7 +140,11 @@ func (s sysfs) usersInProcesses(numbers map[string]string) ([]string, error) {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if s.opens(p.Name(), numbers) {
+		open, err := s.opens(p.Name(), numbers)
+		if err != nil && !gone(err) {
+			return nil, err
+		}
+		if open {
 			comm, _ := os.ReadFile(s.path("proc", p.Name(), "comm")) // only for people
 			users = append(users, fmt.Sprintf("process %d (%s)", pid, strings.TrimSpace(string(comm))))
 		}
@@ -149,47 +153,57 @@ func (s sysfs) usersInProcesses(numbers map[string]string) ([]string, error) {
 			continue
 		}
 		seen[namespace] = err == nil
-		users = append(users, s.mounts(p.Name(), numbers)...)
+		mounts, err := s.mounts(p.Name(), numbers)
+		if err != nil && !gone(err) {
+			return nil, err
+		}
+		users = append(users, mounts...)
 	}
 	return users, nil
 }
 
+// gone reports whether a file of a process cannot be read because the process has ended, or has no such thing.
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) || errors.Is(err, syscall.EINVAL)
+}
+
 // opens reports whether a process has one of the devices open.
-func (s sysfs) opens(pid string, numbers map[string]string) bool {
-	files, _ := os.ReadDir(s.path("proc", pid, "fd"))
+func (s sysfs) opens(pid string, numbers map[string]string) (bool, error) {
+	files, err := os.ReadDir(s.path("proc", pid, "fd"))
+	if err != nil {
+		return false, err
+	}
+	wanted := slices.Collect(maps.Values(numbers))
 	for _, f := range files {
 		path := s.path("proc", pid, "fd", f.Name())
 		target, err := os.Readlink(path)
-		if err != nil || !strings.Contains(target, "nbd") && !strings.HasPrefix(target, "/dev/") {
-			continue
+		if err != nil && !gone(err) {
+			return false, err
 		}
-		info, err := os.Stat(path)
-		if err != nil {
-			continue
+		if !strings.HasPrefix(target, "/") {
+			continue // a socket or the like
 		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || st.Mode&syscall.S_IFMT != syscall.S_IFBLK {
-			continue
+		var st unix.Statx_t
+		// A file system that does not answer is not asked.
+		if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st); err != nil {
+			continue // closed meanwhile
 		}
-		for _, number := range numbers {
-			if number == fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)) {
-				return true
-			}
+		if st.Mode&unix.S_IFMT == unix.S_IFBLK && slices.Contains(wanted, fmt.Sprintf("%d:%d", st.Rdev_major, st.Rdev_minor)) {
+			return true, nil
 		}
 	}
-	return false
+	return false, nil
 }
 
 // mounts lists where a process sees file systems of the devices.
-func (s sysfs) mounts(pid string, numbers map[string]string) []string {
-	f, err := os.Open(s.path("proc", pid, "mountinfo"))
+func (s sysfs) mounts(pid string, numbers map[string]string) ([]string, error) {
+	b, err := os.ReadFile(s.path("proc", pid, "mountinfo"))
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	defer f.Close()
 	var users []string
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		before, after, _ := strings.Cut(lines.Text(), " - ")
+	for line := range strings.Lines(string(b)) {
+		before, after, _ := strings.Cut(line, " - ")
 		fields, source := strings.Fields(before), strings.Fields(after)
 		if len(fields) < 5 || len(source) < 2 {
 			continue
@@ -200,5 +214,5 @@ func (s sysfs) mounts(pid string, numbers map[string]string) []string {
 			}
 		}
 	}
-	return users
+	return users, nil
 }
