@@ -3,7 +3,7 @@
 
 # Modules and programs that a guest has. virtio_console comes before the other devices: it carries the output.
 readonly guest_modules="virtio_pci virtio_console virtio_blk virtio_net nbd xfs libcrc32c dm-mod dm-log-writes dm-snapshot dm-flakey brd loop"
-readonly guest_programs="blkdiscard blkid blockdev cmp dash dmsetup fio fsck.ext4 fstrim lsblk mkfs.ext4 mkfs.xfs mount nbd-client
+readonly guest_programs="blkdiscard blkid blockdev cmp dash dmsetup fio fsck.ext4 fstrim lsblk mkfs.ext4 mkfs.xfs mount nbd-client resize2fs
 	sha256sum umount xfs_repair"
 
 # need_guest installs what builds and runs guests.

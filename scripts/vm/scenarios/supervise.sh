@@ -46,10 +46,13 @@ no_io_errors() {
 	fi
 }
 
+opened() { readlink "/proc/$1/fd/0" | grep -q nbd; }
+
 # reads makes sure that the device answers.
 reads() { timeout 60 dd if=/dev/nbd0 of=/dev/null bs=4k count=16 iflag=direct 2>/dev/null || fail "the device does not answer"; }
 
-supervisor_logs() { grep -q "$1" /tmp/supervisor.log; }
+sectors_are() { [ "$(cat "/sys/block/${1#/dev/}/size")" = "$2" ]; }
+
 
 say "attach, mount, and fio"
 serve
@@ -90,8 +93,29 @@ reads
 wait "$load" || fail "fio: $(tail -n 30 /tmp/fio.log)"
 no_io_errors
 
+say "a server that stands still longer than the timeout"
+kill -STOP "$server"
+dd if=/dev/zero of=/mnt/still bs=64k count=16 conv=fsync 2>/dev/null &
+still=$!
+usleep 8000000
+kill -CONT "$server"
+wait "$still" || fail "a write failed while the server stood still"
+reads
+no_io_errors
+
+say "the volume grows under its file system, which grows with it"
+quietly lockstep volume resize disk0 --size 768MiB
+await 30 sectors_are /dev/nbd0 1572864
+quietly resize2fs /dev/nbd0
+[ "$(df -k /mnt | awk 'END { print ($2 > 600000) }')" = 1 ] || fail "the file system did not grow: $(df -k /mnt)"
+stop_server KILL || true
+quietly lockstep volume resize disk0 --size 1GiB
+serve
+await 30 sectors_are /dev/nbd0 2097152
+no_io_errors
+
 say "a device in use outlives its supervisor, and is not detached"
-refused "another\|already" lockstep attach disk0 /dev/nbd0
+refused "supervises /dev/nbd0 already" lockstep attach disk0 /dev/nbd0
 refused "already, as /dev/nbd0" lockstep attach disk0 /dev/nbd1
 refused "mounted on /mnt" lockstep detach /dev/nbd0
 supervised
@@ -105,6 +129,12 @@ stop_server KILL || true
 serve
 reads
 umount /mnt
+sleep 1000 </dev/nbd0 &
+opener=$!
+await 10 opened "$opener"
+refused "process $opener (" lockstep detach /dev/nbd0
+kill "$opener"
+wait "$opener" || true
 quietly lockstep detach /dev/nbd0
 ended 0
 detached /dev/nbd0 || fail "the device is attached after detach"
@@ -125,12 +155,18 @@ serve --listen 127.0.0.1:10810
 reads
 umount /mnt
 
+say "without a server: a free device is detached, a used one given up"
+stop_server KILL || true
+kill -TERM "$supervisor"
+ended 0
+detached /dev/nbd0 || fail "the device outlived its supervisor"
+refused "reach the server" lockstep attach disk0 /dev/nbd0
+serve
+
 say "devices of others"
 attach_unix /dev/nbd1 disk1 4096
 refused "not by lockstep" lockstep detach /dev/nbd1
 refused "attached already, by" lockstep attach disk1 /dev/nbd1
 detach /dev/nbd1
-kill -TERM "$supervisor"
-ended 0
 no_io_errors
 stop_server TERM
