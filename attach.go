@@ -92,11 +92,13 @@ func (c *console) attach(ctx *cli.Context) error {
 	signal.Ignore(syscall.SIGPIPE) // who reads the output may leave; the device stays
 	running, stop := signal.NotifyContext(ctx.Context, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	tell, _, err := serviceManager()
+	if err != nil {
+		return err
+	}
 	cfg.Logger = log
-	cfg.Report = c.reporter(log)
-	err = attach.Run(running, cfg)
-	notify(log, daemon.SdNotifyStopping)
-	return err
+	cfg.Report = c.reporter(log, tell)
+	return attach.Run(running, cfg)
 }
 
 // attachConfig reads the arguments and flags of attach.
@@ -152,27 +154,25 @@ func attachAddresses(ctx *cli.Context, o *options) ([]attach.Address, error) {
 	return []attach.Address{{Network: "unix", Address: path}}, nil
 }
 
-// reporter prints the device once it is attached, and tells the service manager of every change.
-func (c *console) reporter(log zerolog.Logger) func(attach.Status) {
+// reporter prints the device once it is attached, and tells the service manager, where there is one, of every change.
+func (c *console) reporter(log zerolog.Logger, tell func(string) error) func(attach.Status) {
 	attached := false
 	return func(s attach.Status) {
-		status := fmt.Sprintf("STATUS=%s: %s", s.Device, s.State)
+		state := fmt.Sprintf("STATUS=%s: %s", s.Device, s.State)
 		if s.Reason != "" {
-			status += ": " + s.Reason
+			state += ": " + s.Reason
 		}
 		if !attached {
 			attached = true
 			fmt.Fprintln(c.out, s.Device)
-			status = daemon.SdNotifyReady + "\n" + status
+			state = daemon.SdNotifyReady + "\n" + state
 		}
-		notify(log, status)
-	}
-}
-
-// notify tells the service manager, where there is one.
-func notify(log zerolog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn().Err(err).Msg("service manager cannot be told")
+		if tell == nil {
+			return
+		}
+		if err := tell(state); err != nil {
+			log.Warn().Err(err).Msg("service manager cannot be told")
+		}
 	}
 }
 

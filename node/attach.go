@@ -28,7 +28,8 @@ func writeVolumeAttach(w io.Writer, e Endpoints, v VolumeStatus) error {
 		return err
 	}
 	options := fmt.Sprintf("-N %s -b %d", v.Name, v.BlockSize)
-	lines := []string{fmt.Sprintf("nbd-client -unix %s %s /dev/nbd0", shellWord(e.Unix), options)}
+	lines := []string{fmt.Sprintf("lockstep attach %s --unix %s", v.Name, shellWord(e.Unix)),
+		fmt.Sprintf("nbd-client -unix %s %s /dev/nbd0", shellWord(e.Unix), options)}
 	for _, address := range e.TCP {
 		host, port, err := net.SplitHostPort(address)
 		if err != nil {

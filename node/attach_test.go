@@ -16,6 +16,7 @@ func TestWriteAttach(t *testing.T) {
 	}
 	want := `
 db  10GiB, block size 512
+    lockstep attach db --unix '/srv/my disks/it'\''s.sock'
     nbd-client -unix '/srv/my disks/it'\''s.sock' -N db -b 512 /dev/nbd0
     nbd-client 127.0.0.1 10809 -N db -b 512 /dev/nbd0
     nbdinfo nbd://127.0.0.1:10809/db
@@ -40,6 +41,7 @@ func TestWriteAttachWhereTLSIsRequired(t *testing.T) {
 	}
 	want := `
 db  10GiB, block size 4096
+    lockstep attach db --unix /s
     nbd-client -unix /s -N db -b 4096 /dev/nbd0
     nbdinfo 'nbds://10.0.0.5:10809/db?tls-certificates=DIR'
     qemu-img info 'nbd+unix:///db?socket=/s'
