@@ -90,8 +90,17 @@ stage_e2e() {
 	go test -count=1 -timeout 5m ./test/e2e 2>&1 </dev/null | tee -a "$work/lines"
 }
 
-# The kernel's NBD client, in a virtual machine.
-stage_vm() { scripts/vm/run.sh client restart remote 2>&1 </dev/null; }
+# The kernel's NBD client and power cuts, in virtual machines. Power cuts have to find a server that ignores flushes.
+stage_vm() {
+	scripts/vm/run.sh client restart remote supervise powercut 2>&1 </dev/null
+	if scripts/vm/run.sh -b flush powercut >"$work/broken" 2>&1 </dev/null; then
+		echo "a server that ignores flushes passed:"
+		cat "$work/broken"
+		return 1
+	fi
+	grep -Eq '^FAILED: .*(could not open a volume|has to be there)' "$work/broken" || { cat "$work/broken"; return 1; }
+	echo "ok  	powercut finds a server that ignores flushes"
+}
 
 need_go
 need gcc='gcc libc6-dev' # the race detector wants it

@@ -11,7 +11,7 @@ usage() {
 usage: scripts/vm/run.sh [options] SCENARIO...
 A SCENARIO is a name in scripts/vm/scenarios, or the path of a script.
   -s NAME=VALUE  a variable for the scenarios; may be repeated. What they take is said at their beginning
-  -t SECONDS     after which a guest is ended (300)
+  -t SECONDS     after which a guest is ended (900)
   -m MIB         memory of a guest (2048)
   -b CHANGE      build lockstep with a fault: a name in scripts/vm/broken, or the path of a script for sed. What finds that
                  fault has to fail
@@ -23,7 +23,7 @@ END
 	done
 }
 
-seconds=300 memory=2048 fault='' kernel_log='' settings=()
+seconds=900 memory=2048 fault='' kernel_log='' settings=()
 while getopts s:t:m:b:kh option; do
 	case $option in
 	s) settings+=("$OPTARG") ;;
