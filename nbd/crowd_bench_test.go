@@ -14,51 +14,53 @@ import (
 
 // A crowd is connections that do nothing good, while another client does its work. Each comes again when it is cut.
 
-// troublemaker plays one connection until the server ends it, or the crowd is sent home.
-type troublemaker func(conn net.Conn) error
+// troublemaker plays one connection until the server ends it, or the crowd is sent home. It calls ready when it has done
+// its worst.
+type troublemaker func(conn net.Conn, ready func()) error
 
 // crowd has one kind of each; n connections take them in turn.
 var crowdKinds = []struct {
 	name string
 	play troublemaker
 }{
-	{"idle before the handshake", func(c net.Conn) error { return readOn(c) }},
-	{"half a handshake", func(c net.Conn) error {
+	{"idle before the handshake", readOn},
+	{"half a handshake", func(c net.Conn, ready func()) error {
 		if _, err := c.Write([]byte{0, 0, 0, 3, 'I', 'H', 'A'}); err != nil {
 			return err
 		}
-		return readOn(c)
+		return readOn(c, ready)
 	}},
-	{"garbage", func(c net.Conn) error {
+	{"garbage", func(c net.Conn, ready func()) error {
 		if _, err := c.Write(bytes.Repeat([]byte{0x5a}, 4096)); err != nil {
 			return err
 		}
-		return readOn(c)
+		return readOn(c, ready)
 	}},
-	{"idle", func(c net.Conn) error {
+	{"idle", func(c net.Conn, ready func()) error {
 		if err := enterRaw(c); err != nil {
 			return err
 		}
-		return readOn(c)
+		return readOn(c, ready)
 	}},
 	{"half a small write", halfWrite(4096, 1000)},
 	{"half a write", halfWrite(128<<10, 100<<10)},
-	{"half a large write", halfWrite(32<<20, 300<<10)},
-	{"garbage after the handshake", func(c net.Conn) error {
+	{"half a large write", halfWrite(32<<20, 150<<10)},
+	{"garbage after the handshake", func(c net.Conn, ready func()) error {
 		if err := enterRaw(c); err != nil {
 			return err
 		}
 		if _, err := c.Write(bytes.Repeat([]byte{0x5a}, 4096)); err != nil {
 			return err
 		}
-		return readOn(c)
+		return readOn(c, ready)
 	}},
 	{"reader of nothing", stalledReader(4096, 1000)},
 	{"reader of nothing large", stalledReader(1<<20, 32)},
 }
 
 // readOn reads until the server ends the connection.
-func readOn(c net.Conn) error {
+func readOn(c net.Conn, ready func()) error {
+	ready()
 	_, err := io.Copy(io.Discard, c)
 	return err
 }
@@ -79,21 +81,21 @@ func enterRaw(c net.Conn) error {
 // halfWrite begins a write of length bytes and sends only some of them.
 func halfWrite(length, sent int) troublemaker {
 	request := encoded(request{kind: cmdWrite, length: uint64(length)}, make([]byte, sent)...)
-	return func(c net.Conn) error {
+	return func(c net.Conn, ready func()) error {
 		if err := enterRaw(c); err != nil {
 			return err
 		}
 		if _, err := c.Write(request); err != nil {
 			return err
 		}
-		return readOn(c)
+		return readOn(c, ready)
 	}
 }
 
 // stalledReader sends reads, as many as the server takes, and takes no answer.
 func stalledReader(length, depth int) troublemaker {
 	requests := bytes.Repeat(encoded(request{kind: cmdRead, length: uint64(length)}), depth)
-	return func(c net.Conn) error {
+	return func(c net.Conn, ready func()) error {
 		if err := enterRaw(c); err != nil {
 			return err
 		}
@@ -101,11 +103,12 @@ func stalledReader(length, depth int) troublemaker {
 			if _, err := c.Write(requests); err != nil {
 				return err
 			}
+			ready()
 		}
 	}
 }
 
-// gather makes n connections, those of kinds in turn, and waits until each has been accepted once. It returns how to
+// gather makes n connections, those of kinds in turn, and waits until each has done its worst once. It returns how to
 // send them home.
 func gather(tb testing.TB, network, address string, n int, kinds []troublemaker) (dismiss func()) {
 	var wg, arrived sync.WaitGroup
@@ -129,8 +132,7 @@ func gather(tb testing.TB, network, address string, n int, kinds []troublemaker)
 					case <-done:
 					}
 				}()
-				first()
-				_ = kinds[i%len(kinds)](c) // it ends when the connection does
+				_ = kinds[i%len(kinds)](c, first) // it ends when the connection does
 				close(done)
 				c.Close()
 				select {

@@ -13,7 +13,7 @@ func TestCrowdHarmsNobody(t *testing.T) {
 	for name, kinds := range map[string][]troublemaker{
 		"in the middle of small writes": {halfWrite(4<<10, 1000)},
 		"in the middle of writes":       {halfWrite(100<<10, 99<<10)},
-		"in the middle of large writes": {halfWrite(32<<20, 300<<10), halfWrite(256<<10, 255<<10)},
+		"in the middle of large writes": {halfWrite(32<<20, 150<<10), halfWrite(256<<10, 200<<10)},
 		"before small answers":          {stalledReader(4<<10, 100)},
 		"before large answers":          {stalledReader(1<<20, 8), stalledReader(32<<20, 8)},
 	} {
@@ -41,13 +41,13 @@ func besideCrowd(t *testing.T, crowd int, cold bool, kinds []troublemaker) {
 	w := f.connect(false)
 	dismiss := gather(t, "unix", f.path, crowd, kinds)
 	defer dismiss()
-	for i := range 50 {
+	for i := range 200 {
 		data := bytes.Repeat([]byte{byte(i + 1)}, 4<<10)
 		if i%10 == 0 {
 			data = bytes.Repeat(data, 32)
 		}
 		n := uint64(len(data))
-		offset := uint64(len(m.data)/2 + i*(128<<10))
+		offset := uint64(len(m.data)/2 + i%200*(128<<10))
 		w.want(codeOK, request{kind: cmdWrite, cookie: 1, offset: offset, length: n}, data...)
 		if a := w.want(codeOK, request{kind: cmdRead, cookie: 2, offset: offset, length: n}); !bytes.Equal(a.payload, data) {
 			t.Fatal("read differs from what was written")
@@ -74,7 +74,7 @@ func TestPressedClientsAreCut(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer c.Close()
-				go func() { ended <- play(c) }()
+				go func() { ended <- play(c, func() {}) }()
 			}
 			// Two are cut, of which each had all of a quota that the next one wants.
 			<-ended
@@ -111,4 +111,28 @@ func TestBlockedDevice(t *testing.T) {
 		w.want(codeOK, request{kind: cmdWrite, length: 4096}, make([]byte, 4096)...)
 		w.want(codeOK, request{kind: cmdWrite, length: 200 << 10}, make([]byte, 200<<10)...)
 	}
+}
+
+// TestStandBack: who waits for the rest of a small request gives a buffer of the quota back while it is tight, keeps
+// what has arrived, and keeps the buffer where it is not tight.
+func TestStandBack(t *testing.T) {
+	p := newPool()
+	small := newQuota(p, 2*int64(classBytes(bufferClass(receiveBufferBytes))))
+	in := newInput(nil, small, newQuota(p, 1), newReserve(p))
+	in.buf = in.tryBuffer()
+	in.end = copy(in.buf.mem, "what has arrived")
+	in.standBack()
+	if in.buf.quota != small {
+		t.Error("the buffer was given back without need")
+	}
+	other := small.try(receiveBufferBytes)
+	in.standBack()
+	if in.buf.quota != in.reserve || string(in.bytes()) != "what has arrived" {
+		t.Errorf("while it is tight, the buffer has %q", in.bytes())
+	}
+	other.release()
+	if small.usedBytes.Load() != 0 {
+		t.Error("the buffer of the quota was not given back")
+	}
+	in.drop()
 }
