@@ -83,24 +83,27 @@ func TestServiceManager(t *testing.T) {
 	}
 }
 
-// The unit is one that systemd understands.
-func TestUnit(t *testing.T) {
-	unit, err := os.ReadFile(filepath.Join("..", "..", "scripts", "systemd", "lockstep.service"))
-	if err != nil {
-		t.Fatal(err)
-	}
+// The units are such as systemd understands.
+func TestUnits(t *testing.T) {
 	if _, err := exec.LookPath("systemd-analyze"); err != nil {
 		t.Skip("no systemd-analyze here")
 	}
-	here := strings.ReplaceAll(string(unit), "/usr/local/bin/lockstep", program)
-	if here == string(unit) {
-		t.Error("the unit starts another program")
-	}
-	path := filepath.Join(t.TempDir(), "lockstep.service")
-	if err := os.WriteFile(path, []byte(here), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out := tool(t, "systemd-analyze", "verify", path); out != "" { // it only warns of words it does not know
-		t.Errorf("systemd says of it:\n%s", out)
+	dir := t.TempDir()
+	for source, name := range map[string]string{"lockstep.service": "lockstep.service", "lockstep-attach@.service": "lockstep-attach@db.service"} {
+		unit, err := os.ReadFile(filepath.Join("..", "..", "scripts", "systemd", source))
+		if err != nil {
+			t.Fatal(err)
+		}
+		here := strings.ReplaceAll(string(unit), "/usr/local/bin/lockstep", program)
+		if here == string(unit) {
+			t.Errorf("%s starts another program", source)
+		}
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(here), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out := tool(t, "systemd-analyze", "verify", path); out != "" { // it only warns of words it does not know
+			t.Errorf("systemd says of %s:\n%s", source, out)
+		}
 	}
 }
