@@ -43,7 +43,6 @@ func TestInsideTLS(t *testing.T) {
 		"WrongMagicEnds":                 TestWrongMagicEndsTheConnectionAfterWhatCameBefore,
 		"DeviceErrors":                   TestDeviceErrors,
 		"BlockStatus":                    TestBlockStatus,
-		"OneReadIsOneBatch":              TestOneReadIsOneBatch,
 		"AnySplit":                       TestAnySplit,
 		"RandomRequestsAgainstAModel":    TestRandomRequestsAgainstAModel,
 		"ShutdownAnswersWhatIsInFlight":  TestShutdownAnswersWhatIsInFlight,

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 )
 
 // recorder is a client's connection that keeps the records it received: type and length of each.
@@ -80,6 +81,7 @@ func (f *fixture) recorded(cfg *tls.Config) (*wire, *recorder) {
 func TestOneBatchIsOneRecord(t *testing.T) {
 	offered, client := mutualTLS(t)
 	f := start(t, Config{TLS: offered}, Export{Name: "a", Device: newMemory(testSize)})
+	f.takeoverDelay = time.Hour // nobody sends the reads while the writes last
 	w, r := f.recorded(client)
 	var burst []byte
 	for i := range 10 {
@@ -95,6 +97,48 @@ func TestOneBatchIsOneRecord(t *testing.T) {
 	if got := r.take(); len(got) != 4 {
 		t.Errorf("64 KiB of answer come in %d records: %v", len(got), got)
 	}
+}
+
+// TestRecordsThatArriveTogether expects records that one read may bring in to be one batch.
+func TestRecordsThatArriveTogether(t *testing.T) {
+	offered, client := mutualTLS(t)
+	m := newMemory(testSize)
+	f := start(t, Config{TLS: offered}, Export{Name: "a", Device: m})
+	w := f.dial()
+	c := &corked{Conn: w.conn}
+	w.conn = c
+	w.greet(flagFixedNewstyle)
+	w.startTLS(client)
+	w.enter()
+	const requests = 40 // more than crypto/tls reads at a time
+	c.cork = true
+	for i := range requests {
+		w.send(request{kind: cmdWrite, cookie: uint64(i), offset: uint64(i), length: 1}, 'x') // each its own record
+	}
+	if _, err := c.Conn.Write(c.held); err != nil {
+		t.Fatal(err)
+	}
+	for range requests {
+		w.next(0)
+	}
+	if n := m.applies.Load(); n != 1 {
+		t.Errorf("%d records that arrive together are %d batches", requests, n)
+	}
+}
+
+// corked holds back what is sent.
+type corked struct {
+	net.Conn
+	cork bool
+	held []byte
+}
+
+func (c *corked) Write(b []byte) (int, error) {
+	if !c.cork {
+		return c.Conn.Write(b)
+	}
+	c.held = append(c.held, b...)
+	return len(b), nil
 }
 
 // TestRecordsInPieces sends records a few bytes at a time, and reads what has to be right in the end.
