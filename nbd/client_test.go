@@ -108,6 +108,19 @@ for structured in (True, False):
         seen = []
         h.block_status(1 << 20, 0, lambda context, offset, entries, error: seen.append((context, entries)))
         assert seen and seen[0][0] == "base:allocation" and sum(seen[0][1][::2]) == 1 << 20, seen
+        seen = []
+        h.block_status(1 << 20, 0, lambda context, offset, entries, error: seen.append(len(entries)), nbd.CMD_FLAG_REQ_ONE)
+        assert seen == [2], seen
+        h.pwrite(data, 512 << 10)
+        seen = []
+        see = lambda part, offset, status, error: seen.append((offset >> 10, status))
+        got = h.pread_structured(768 << 10, 256 << 10, see)
+        assert sorted(seen) == [(256, nbd.READ_HOLE), (512, nbd.READ_DATA), (524, nbd.READ_HOLE)], seen
+        assert got == bytes(256 << 10) + data + bytes((512 << 10) - len(data)), "wrong data"
+        seen = []
+        assert got == h.pread_structured(768 << 10, 256 << 10, see, nbd.CMD_FLAG_DF), "wrong data"
+        assert seen == [(256, nbd.READ_DATA)], seen
+        h.trim(len(data), 512 << 10)
     cookies = [h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray([i]) * 4096), i * 4096) for i in range(64)]
     while cookies:
         h.poll(-1)
