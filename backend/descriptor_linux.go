@@ -22,7 +22,7 @@ const zeroSliceBytes = 1 << 20
 type descriptor struct {
 	name   string
 	size   atomic.Int64 // what the owner takes for the end; the file itself may be longer
-	zeroes []byte       // of zeroSliceBytes, or of the size at first if that is less; never written
+	zeroes []byte       // of zeroSliceBytes; never written
 
 	mu sync.RWMutex // held shared during calls, so that close can't give fd to somebody else under one of them
 	fd int          // -1 once closed
@@ -32,7 +32,7 @@ type descriptor struct {
 }
 
 func newDescriptor(name string, fd int, size int64) *descriptor {
-	d := &descriptor{name: name, zeroes: make([]byte, min(size, zeroSliceBytes)), fd: fd}
+	d := &descriptor{name: name, zeroes: make([]byte, zeroSliceBytes), fd: fd}
 	d.size.Store(size)
 	return d
 }

@@ -28,10 +28,13 @@ type Memory struct {
 	tables []*memoryTable // nil: all holes
 }
 
-// NewMemory returns a Memory of size bytes, all zero. It panics if size is negative.
+// MaxMemoryBytes is the most that a Memory can have: its tables alone take memory.
+const MaxMemoryBytes = 16 << 40
+
+// NewMemory returns a Memory of size bytes, all zero. It panics if size is negative or above MaxMemoryBytes.
 func NewMemory(size int64) *Memory {
-	if size < 0 {
-		panic("backend: memory of negative size")
+	if size < 0 || size > MaxMemoryBytes {
+		panic(fmt.Sprintf("backend: memory of %d bytes", size))
 	}
 	return &Memory{size: size, tables: make([]*memoryTable, (size+memoryTableBytes-1)/memoryTableBytes)}
 }
@@ -149,7 +152,7 @@ func (m *Memory) NextExtent(off, max int64) (length int64, hole bool, err error)
 
 // Resize implements Resizer.
 func (m *Memory) Resize(size int64) error {
-	if size <= 0 {
+	if size <= 0 || size > MaxMemoryBytes {
 		return fmt.Errorf("resize memory: size %d: %w", size, syscall.EINVAL)
 	}
 	if old, _ := m.Size(); size < old {

@@ -27,6 +27,9 @@ func (f *File) Resize(size int64) error {
 
 func (f *File) grow(old, size int64) error {
 	if f.kind == Thick {
+		if err := f.truncate(old); err != nil { // what a growth that was cut short took
+			return err
+		}
 		if err := f.checkFree(size - old); err != nil {
 			return err
 		}
@@ -48,6 +51,10 @@ func (f *File) grow(old, size int64) error {
 
 // checkFree spares us filling a disk to find out that it is too small.
 func (f *File) checkFree(bytes int64) error {
+	if err := f.d.acquire("look for free space", 0); err != nil {
+		return err
+	}
+	defer f.d.release()
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(f.d.fd, &st); err != nil {
 		return f.d.failure("look for free space", 0, err)

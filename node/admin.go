@@ -233,6 +233,7 @@ func codes() []coded {
 		{ErrRequest, http.StatusBadRequest},
 		{ErrLogSize, http.StatusInsufficientStorage},
 		{ErrNoRoom, http.StatusUnprocessableEntity},
+		{volume.ErrSize, http.StatusBadRequest},
 		{volume.ErrNeedsForce, http.StatusPreconditionFailed},
 		{ErrTooLong, http.StatusRequestEntityTooLarge},
 		{context.Canceled, http.StatusServiceUnavailable},

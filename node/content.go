@@ -31,14 +31,19 @@ type Sink interface {
 	end() error
 }
 
-// readVolume copies the content of a volume into a sink, but does not end it. The copy is of one moment only if nobody writes meanwhile.
+// readVolume copies the content of a volume into a sink, but does not end it. The copy is of one moment only if nobody
+// writes meanwhile; where the size changes it is ErrChanged.
 func readVolume(ctx context.Context, v *volume.Volume, to Sink) error {
 	buf := make([]byte, chunkBytes)
-	for off := int64(0); off < v.Size(); {
+	size := v.Size()
+	for off := int64(0); off < size; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := readExtent(v, to, off, buf)
+		n, err := readExtent(v, to, off, size-off, buf)
+		if v.Size() != size {
+			return fmt.Errorf("%w: its size was %d bytes, and is %d now", ErrChanged, size, v.Size())
+		}
 		if err != nil {
 			return fmt.Errorf("read volume at %d: %w", off, err)
 		}
@@ -47,9 +52,9 @@ func readVolume(ctx context.Context, v *volume.Volume, to Sink) error {
 	return nil
 }
 
-// readExtent copies the run of bytes at off, as much of it as is handled at once, and returns its length.
-func readExtent(v *volume.Volume, to Sink, off int64, buf []byte) (int64, error) {
-	extents, err := v.Extents(off, v.Size()-off, 1)
+// readExtent copies the run of bytes at off, as much of it as is handled at once, at most rest, and returns its length.
+func readExtent(v *volume.Volume, to Sink, off, rest int64, buf []byte) (int64, error) {
+	extents, err := v.Extents(off, rest, 1)
 	if err != nil {
 		return 0, err
 	}

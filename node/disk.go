@@ -31,6 +31,8 @@ type disk struct {
 	// endRun ends the background work, which clients may wait for; ran is closed when it has ended.
 	endRun context.CancelFunc
 	ran    chan struct{}
+	// resizing is held while the volume, and what depends on its size, changes.
+	resizing sync.Mutex
 	// thicken, of capacity 1, says that a thick image has become larger.
 	thicken chan struct{}
 

@@ -64,7 +64,7 @@ func (r *CreateRequest) validate() error {
 	case r.LogDir != "" && !filepath.IsAbs(r.LogDir):
 		return fmt.Errorf("%w: log directory %q is not absolute", ErrRequest, r.LogDir)
 	}
-	return nil
+	return checkMost(r.Backend, r.SizeBytes)
 }
 
 // settings returns what is written down about the volume, all but the size of its log.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"lockstep/backend"
 	"lockstep/volume"
 )
 
@@ -16,24 +17,44 @@ type ResizeRequest struct {
 	Force bool `json:"force,omitempty"`
 }
 
-// resize checks the request against the volume and carries it out; shrunk says that the volume became smaller.
+// resize checks the request against the volume and carries it out; shrunk says that the volume became smaller, also where
+// there is an error.
 func (d *disk) resize(ctx context.Context, dir *directory, r ResizeRequest) (shrunk bool, err error) {
-	from, blockSize := d.volume.Size(), int64(d.volume.BlockSize())
-	switch {
-	case r.SizeBytes <= 0:
-		return false, fmt.Errorf("%w: a volume needs a size", ErrRequest)
-	case r.SizeBytes%blockSize != 0:
-		return false, fmt.Errorf("%w: size %d is no multiple of the block size %d", ErrRequest, r.SizeBytes, blockSize)
-	case r.SizeBytes < from && !r.Force:
-		return false, d.refuseCut(r.SizeBytes)
-	}
-	if err := d.volume.Resize(ctx, r.SizeBytes); err != nil {
-		if errors.Is(err, volume.ErrNoSpace) {
-			err = fmt.Errorf("%w: %w", ErrNoRoom, err)
-		}
+	d.resizing.Lock()
+	defer d.resizing.Unlock()
+	if err := r.validate(d.settings.Backend, d.volume.BlockSize()); err != nil {
 		return false, err
 	}
-	return r.SizeBytes < from, d.settled(dir)
+	from, err := d.volume.Resize(ctx, r.SizeBytes, r.Force)
+	shrunk = d.volume.Size() < from
+	switch {
+	case errors.Is(err, volume.ErrShrink):
+		return false, d.refuseCut(r.SizeBytes)
+	case errors.Is(err, volume.ErrNoRoom):
+		return shrunk, fmt.Errorf("%w: %w", ErrNoRoom, err)
+	case err != nil:
+		return shrunk, err
+	}
+	return shrunk, d.settled(dir)
+}
+
+// validate returns an error that wraps ErrRequest for a size that no volume of that kind can have.
+func (r ResizeRequest) validate(kind string, blockSize int) error {
+	switch {
+	case r.SizeBytes <= 0:
+		return fmt.Errorf("%w: a volume needs a size", ErrRequest)
+	case r.SizeBytes%int64(blockSize) != 0:
+		return fmt.Errorf("%w: size %d is no multiple of the block size %d", ErrRequest, r.SizeBytes, blockSize)
+	}
+	return checkMost(kind, r.SizeBytes)
+}
+
+// checkMost refuses a volume in memory that is larger than any memory.
+func checkMost(kind string, sizeBytes int64) error {
+	if most := int64(backend.MaxMemoryBytes - volume.DataOffset); kind == KindMemory && sizeBytes > most {
+		return fmt.Errorf("%w: a volume in memory has at most %s", ErrRequest, humanBytes(most))
+	}
+	return nil
 }
 
 // refuseCut says what a cut would lose.
@@ -46,7 +67,8 @@ func (d *disk) refuseCut(to int64) error {
 		"smaller first; this %w (--force)", d.name, humanBytes(d.volume.Size()), humanBytes(to), humanBytes(lost), volume.ErrNeedsForce)
 }
 
-// settled has what depends on the size follow it: the settings of a volume in memory, the writing of a thick image's space.
+// settled has what depends on the size follow it: the settings of a volume in memory, the writing of what a thick image grew
+// by.
 func (d *disk) settled(dir *directory) error {
 	if d.settings.Backend != KindMemory {
 		select {
@@ -73,14 +95,14 @@ func (h *host) Resize(ctx context.Context, name string, r ResizeRequest) (Volume
 	defer cancel()
 	shrunk, err := d.resize(ctx, h.dir, r)
 	h.release(d)
-	if err != nil {
-		return VolumeStatus{}, err
-	}
 	if shrunk {
 		// They were told of a larger one.
 		if err := h.disconnect(ctx, name); err != nil {
 			d.log.Warn().Err(err).Msg("clients of volume that became smaller were cut off")
 		}
+	}
+	if err != nil {
+		return VolumeStatus{}, err
 	}
 	return h.status(d), nil
 }

@@ -111,8 +111,9 @@ func (v *Volume) applyBatch(b *batch, changes []Change) {
 	if err == nil {
 		return
 	}
-	// What has no room with others may have alone: a trim has space that a write has not (L5).
-	alone := errors.Is(err, ErrNoSpace) && b.to-b.from > 1 && firstRecords(b.records) == len(b.records)
+	// What has no room with others may have alone: a trim has space that a write has not (L5). And one that lies after the
+	// end of a volume which is smaller now spoils none of the others.
+	alone := (errors.Is(err, ErrNoSpace) || errors.Is(err, ErrRange)) && b.to-b.from > 1 && firstRecords(b.records) == len(b.records)
 	for i := b.from; i < b.to; i++ {
 		switch c := &changes[i]; {
 		case c.Err != nil:

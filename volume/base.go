@@ -93,7 +93,12 @@ func zeroSlice(punch bool) int64 {
 // zero makes the blocks read as zeroes; with punch their space may be given back. It goes in slices, so that no read
 // waits for long.
 func (b *base) zero(r block.Range, punch bool) error {
-	off, length := int64(r.Start)*b.blockBytes, int64(r.Count)*b.blockBytes
+	has, err := b.backend.Size()
+	if err != nil {
+		return fmt.Errorf("size of the base image: %w", err)
+	}
+	off := int64(r.Start) * b.blockBytes
+	length := min(int64(r.Count)*b.blockBytes, has-DataOffset-off) // a volume that shrank has blocks that are not there
 	z, ok := b.backend.(backend.Zeroer)
 	if !ok {
 		return b.writeZeroes(off, length)

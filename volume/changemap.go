@@ -86,27 +86,6 @@ func (m *changeMap) ChunkBytes() int64 { return m.chunkBytes }
 // Chunks returns how many chunks there are.
 func (m *changeMap) Chunks() uint64 { return m.chunks }
 
-// fits tells whether the map is one for so many chunks of that size.
-func (m *changeMap) fits(chunkBytes int64, chunks uint64) bool {
-	return m.chunkBytes == chunkBytes && m.chunks == chunks
-}
-
-// takeFrom makes an empty map say of its chunks what old says of those that they overlap. Old's chunks are of the same
-// size, or smaller.
-// The superblock names a generation of old's, and the next Write writes the one after it.
-func (m *changeMap) takeFrom(old *changeMap, generation uint64) {
-	m.io.kept.generation, m.io.begun.generation = generation, generation
-	old.mu.Lock()
-	m.floor = old.floor
-	old.mu.Unlock()
-	perChunk := uint64(m.chunkBytes / old.chunkBytes)
-	old.Scan(m.floor, func(chunk uint64, lsn block.LSN) {
-		if i := chunk / perChunk; i < m.chunks {
-			m.Raise(i, 1, lsn)
-		}
-	})
-}
-
 // Raise notes that the record lsn touched count chunks from first on. An entry that is higher already stays.
 func (m *changeMap) Raise(first, count uint64, lsn block.LSN) {
 	if first > m.chunks || count > m.chunks-first {
@@ -232,7 +211,8 @@ func createChangeMap(fs wal.FS, volumeID uuid.UUID, chunkBytes int64, chunks uin
 }
 
 // openChangeMap reads the generation that the superblock names; a later one, of a checkpoint that did not finish, is
-// ignored. chunkBytes and chunks are those of the superblock, and head is the log's head.
+// ignored. chunkBytes and chunks are those that the superblock's size needs, and head is the log's head. A map that a
+// resize left under another name takes its own.
 //
 // What cannot be read counts as changed at head: single pages, or all where the head of that generation or the whole
 // file is gone. Each such place is named in problems, and mended by the next Write. err is for what must not be

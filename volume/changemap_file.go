@@ -58,7 +58,8 @@ func (m *changeMap) pageOffset(page int, slot bool) int64 {
 	return int64(unit) * mapUnitBytes
 }
 
-// createFile makes a file that holds generation: the floor, and no pages.
+// createFile makes a file that holds generation: the floor, and no pages. Under mapNextName it has no head until it is
+// written, and nothing takes it for the map that the superblock names.
 func (m *changeMap) createFile(dir wal.FS, name string, generation uint64) (err error) {
 	if err := dir.Remove(mapTempName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -77,7 +78,9 @@ func (m *changeMap) createFile(dir wal.FS, name string, generation uint64) (err 
 	}
 	h := m.emptyHead(generation)
 	b := make([]byte, mapUnitBytes)
-	h.encode(b)
+	if name == mapName {
+		h.encode(b)
+	}
 	if _, err := file.WriteAt(b, mapHeadOffset(generation)); err != nil {
 		return fmt.Errorf("write head: %w", err)
 	}
@@ -95,58 +98,6 @@ func (m *changeMap) createFile(dir wal.FS, name string, generation uint64) (err 
 	return nil
 }
 
-// TakeName gives the file of a map that a resize made its lasting name, durably. The superblock names this map.
-func (m *changeMap) TakeName(dir wal.FS) error {
-	m.io.mu.Lock()
-	defer m.io.mu.Unlock()
-	if m.io.name != mapNextName {
-		return nil
-	}
-	if err := renameMap(dir); err != nil {
-		return fmt.Errorf("change map: %w", err)
-	}
-	m.io.name = mapName
-	return nil
-}
-
-func renameMap(dir wal.FS) error {
-	if err := dir.Rename(mapNextName, mapName); err != nil {
-		return err
-	}
-	if err := dir.Sync(); err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	return nil
-}
-
-// isNext tells whether the superblock names the map that a resize left under mapNextName.
-func (m *changeMap) isNext(dir wal.FS, generation uint64) (bool, error) {
-	file, err := dir.Open(mapNextName)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	h, _, err := m.readHead(file, generation)
-	return h != nil && m.fits(h.chunkBytes, h.chunks), errors.Join(err, file.Close())
-}
-
-// settleNext gives such a map its lasting name, and removes one that the superblock does not name.
-func (m *changeMap) settleNext(dir wal.FS, generation uint64) error {
-	ours, err := m.isNext(dir, generation)
-	switch {
-	case err != nil:
-		return err
-	case ours:
-		return renameMap(dir)
-	}
-	if err := dir.Remove(mapNextName); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
 func (m *changeMap) emptyHead(generation uint64) mapHead {
 	return mapHead{
 		volumeID: m.volumeID, generation: generation, floor: m.floor, chunkBytes: m.chunkBytes, chunks: m.chunks,
@@ -160,8 +111,12 @@ func (m *changeMap) adopt(file wal.File, h mapHead) {
 }
 
 func (m *changeMap) openFile(dir wal.FS, generation uint64, head block.LSN) (problems []error, err error) {
-	if err := m.settleNext(dir, generation); err != nil {
+	if next, err := m.isNext(dir, generation); err != nil {
 		return nil, err
+	} else if next {
+		if err := renameMap(dir); err != nil {
+			return nil, err
+		}
 	}
 	file, err := dir.Open(mapName)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -172,9 +127,12 @@ func (m *changeMap) openFile(dir wal.FS, generation uint64, head block.LSN) (pro
 		return nil, err
 	}
 	h, problem, err := m.readHead(file, generation)
-	if err == nil && h != nil && !m.fits(h.chunkBytes, h.chunks) {
+	if err == nil && h != nil && !m.suits(h) {
 		m.floor = head
 		return []error{m.misfit(h)}, errors.Join(file.Close(), m.createFile(dir, mapName, generation))
+	}
+	if err == nil && h != nil {
+		m.reshape(h.chunks)
 	}
 	if err == nil {
 		err = m.ensureSize(file)
@@ -191,11 +149,6 @@ func (m *changeMap) openFile(dir wal.FS, generation uint64, head block.LSN) (pro
 	m.floor = h.floor
 	m.adopt(file, *h)
 	return m.readPages(head), nil
-}
-
-// misfit says that the head is one of a map of another size.
-func (m *changeMap) misfit(h *mapHead) error {
-	return fmt.Errorf("change map: %d chunks of %d bytes, want %d of %d", h.chunks, h.chunkBytes, m.chunks, m.chunkBytes)
 }
 
 // readHead returns the head of a generation; none, and why, where it is missing or cannot be read. err is for a head

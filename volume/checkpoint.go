@@ -27,6 +27,7 @@ type checkpoint struct {
 	v      *Volume
 	upTo   block.LSN
 	size   int64 // of the volume as of upTo, in bytes; what is frozen may touch blocks after it
+	most   int64 // largest size of it by then, in bytes
 	frozen *dirtyIndex
 	bytes  int64 // of the log that it frees
 	buf    []byte
@@ -95,6 +96,12 @@ func (v *Volume) checkpointLocked(ctx context.Context) (moved bool, err error) {
 		v.cfg.Logger.Info().Str("from", "held up").Str("to", "going on").Str("reason", "one was done").Msg("checkpoints")
 	}
 	v.pacer.drained(c.bytes, v.now().Sub(start))
+	if v.resizing.TryLock() { // else that resize does it
+		defer v.resizing.Unlock()
+		if err := v.cutBaseLocked(); err != nil {
+			return true, err
+		}
+	}
 	v.cfg.Logger.Debug().Uint64("lsn", uint64(c.upTo)).Int("ranges", c.frozen.len()).Int64("bytes", c.bytes).
 		Dur("took", v.now().Sub(start)).Msg("checkpoint")
 	return true, nil
@@ -111,9 +118,9 @@ func (v *Volume) freeze() *checkpoint {
 	x := &v.index
 	x.Lock()
 	defer x.Unlock()
-	c := &checkpoint{v: v, upTo: head, size: v.Size(), frozen: x.active, bytes: x.bytes, slow: v.base.slow()}
-	c.buf = make([]byte, min(copyBytes, v.largest)) // no record is longer than the volume was then
-	c.record = make([]byte, wal.RecordHeaderBytes+min(wal.MaxPayloadBytes, v.largest))
+	c := &checkpoint{v: v, upTo: head, size: v.Size(), most: v.largest, frozen: x.active, bytes: x.bytes, slow: v.base.slow()}
+	c.buf = make([]byte, min(copyBytes, c.most)) // no record is longer than the volume was then
+	c.record = make([]byte, wal.RecordHeaderBytes+min(wal.MaxPayloadBytes, c.most))
 	c.cut = make([]byte, len(c.record))
 	x.active, x.frozen, x.bytes = newDirtyIndex(v.blockBytes), c.frozen, 0
 	return c
@@ -190,16 +197,15 @@ func (c *checkpoint) zero(ctx context.Context) (err error) {
 }
 
 func (c *checkpoint) zeroKind(ctx context.Context, kind wal.RecordType) error {
-	end := uint64(c.size / c.v.blockBytes)
 	return c.forEach(ctx, func(start uint64, d dirty) error {
 		if d.kind != kind {
 			return nil
 		}
 		c.v.tally.moved.Add(1)
-		if c.defers(d) || start >= end {
-			return nil // what is beyond the end is zeroed should the volume grow over it again
+		if c.defers(d) {
+			return nil
 		}
-		return noRoom(c.v.base.zero(block.Range{Start: start, Count: min(d.count, end-start)}, kind == wal.RecordTrim))
+		return noRoom(c.v.base.zero(block.Range{Start: start, Count: d.count}, kind == wal.RecordTrim))
 	})
 }
 
@@ -299,19 +305,15 @@ func (c *checkpoint) data(d *dirty) ([]byte, error) {
 // writeMap raises the change map's entries and makes them durable.
 func (c *checkpoint) writeMap() error {
 	v := c.v
-	if err := v.fitMap(c.size); err != nil {
+	if err := v.fitMap(c.most); err != nil {
 		return err
 	}
 	perChunk := uint64(v.changes.ChunkBytes() / v.blockBytes)
 	if c.coversAll() {
 		v.changes.RaiseAll(c.upTo)
 	} else {
-		end := v.changes.Chunks() * perChunk // after which a smaller volume has no chunks
 		c.frozen.each(0, func(start uint64, d dirty) bool {
-			if start >= end {
-				return false
-			}
-			first, last := start/perChunk, (min(start+d.count, end)-1)/perChunk
+			first, last := start/perChunk, (start+d.count-1)/perChunk
 			v.changes.Raise(first, last-first+1, d.lsn)
 			return true
 		})

@@ -10,6 +10,8 @@
 //	meta:        the change map, which knows for each chunk when it last changed
 //	log:         see package wal
 //
+// The size changes by a record in the log, too: see resize.go.
+//
 // # Lifecycle
 //
 // Create makes the files. Open reads the superblock, replays the log beyond the checkpoint into the index, makes all of

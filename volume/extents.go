@@ -34,7 +34,7 @@ func (v *Volume) Extents(off, length int64, limit int) ([]Extent, error) {
 	for end := off + length; off < end && !x.full; {
 		n := min(end-off, extentsWindow-off%extentsWindow)
 		if err := v.extents(&x, l, off, n); err != nil {
-			return nil, err
+			return nil, v.unlessCut(err, off, n)
 		}
 		off += n
 	}
@@ -84,4 +84,22 @@ func (x *extentList) add(e Extent) {
 	default:
 		x.extents = append(x.extents, e)
 	}
+}
+
+// DataAfter returns how many bytes from there on are data, as Extents tells: what a Resize to that size would lose.
+func (v *Volume) DataAfter(sizeBytes int64) (int64, error) {
+	var data int64
+	for off, size := sizeBytes, v.Size(); off < size; {
+		extents, err := v.Extents(off, size-off, 1024)
+		if err != nil {
+			return 0, err
+		}
+		for _, e := range extents {
+			off += e.Length
+			if !e.Zero {
+				data += e.Length
+			}
+		}
+	}
+	return data, nil
 }

@@ -96,10 +96,11 @@ func (m *changeMap) inspectFile(dir wal.FS, generation uint64, head block.LSN) (
 		return []error{fmt.Errorf("change map: %w", err)}
 	}
 	h, problem, err := m.readHead(file, generation)
-	if err = errors.Join(problem, err); err == nil && !m.fits(h.chunkBytes, h.chunks) {
+	if err = errors.Join(problem, err); err == nil && !m.suits(h) {
 		err = m.misfit(h)
 	}
 	if err == nil {
+		m.reshape(h.chunks)
 		m.floor = h.floor
 		m.adopt(file, *h)
 		problems = m.readPages(head)

@@ -14,7 +14,7 @@ import (
 	"lockstep/wal"
 )
 
-// Geometry is what is fixed when a volume is created.
+// Geometry is what is chosen when a volume is created. Only the size can be changed later.
 type Geometry struct {
 	ID             uuid.UUID // of the volume; zero: made at random
 	SizeBytes      int64     // multiple of the block size
@@ -108,7 +108,7 @@ func (cfg *Config) logConfig(sb *Superblock) wal.Config {
 // Open recovers a volume: it replays what the log holds beyond the base image into the index, proves log and base
 // durable, and starts a new incarnation and epoch. It starts no goroutine; Run does the background work. Errors name
 // what is damaged (*SuperblockDamageError, *wal.CorruptError) or does not fit (wal.ErrMismatch), and nothing that was
-// there is changed then.
+// there is changed then, but for the name of a change map that a resize left under another one.
 func Open(cfg Config) (*Volume, error) {
 	begun := time.Now()
 	v, err := openVolume(cfg)
@@ -122,7 +122,7 @@ func Open(cfg Config) (*Volume, error) {
 	return v, nil
 }
 
-// openVolume reads everything and writes nothing.
+// openVolume reads everything, and writes nothing but what the change map needs.
 func openVolume(cfg Config) (*Volume, error) {
 	header, err := openSuperblockFile(cfg.Base)
 	if err != nil {
@@ -131,9 +131,6 @@ func openVolume(cfg Config) (*Volume, error) {
 	sb := &header.current
 	if header.other != nil && !errors.Is(header.other, ErrNotFormatted) {
 		cfg.Logger.Warn().Err(header.other).Msg("one superblock slot can not be read; the other one is good, as after a power cut")
-	}
-	if err := checkBase(cfg.Base, sb.SizeBytes); err != nil {
-		return nil, err
 	}
 	if sb.State&Inconsistent != 0 {
 		return nil, errors.New("the copy is inside a rebuild and can not be read")
@@ -158,7 +155,7 @@ func openVolume(cfg Config) (*Volume, error) {
 	if v.log, err = wal.Open(cfg.logConfig(sb), v.replay); err != nil {
 		return nil, err
 	}
-	// A volume grows after its base image has, durably.
+	// A volume grows after its base image has, durably. It may have shrunk since the checkpoint.
 	if err := checkBase(cfg.Base, v.Size()); err != nil {
 		return nil, errors.Join(err, v.log.Close())
 	}
@@ -170,6 +167,9 @@ func openVolume(cfg Config) (*Volume, error) {
 	}
 	for _, p := range problems {
 		cfg.Logger.Warn().Err(p).Msg("part of the change map is lost: what it covers counts as changed")
+	}
+	if err := v.openNextMap(); err != nil {
+		return nil, errors.Join(fmt.Errorf("change map of a larger volume: %w", err), v.closeFiles())
 	}
 	v.pacer.fill = v.fill
 	return v, nil
@@ -238,7 +238,10 @@ func (v *Volume) start() error {
 	if _, err := v.log.Sync(); err != nil {
 		return err
 	}
-	return v.noteDurable() // now both slots have the incarnation
+	if err := v.noteDurable(); err != nil { // now both slots have the incarnation
+		return err
+	}
+	return v.cutBaseLocked()
 }
 
 // noteDurable has the superblock say how far the log is durable.
@@ -260,6 +263,8 @@ func (v *Volume) startEpoch(epoch block.Epoch) (block.EpochStart, error) {
 // after, gets ErrClosed. It is safe to call twice.
 func (v *Volume) Close() error {
 	v.stop()
+	v.resizing.Lock()
+	defer v.resizing.Unlock()
 	v.checkpointing.Lock()
 	defer v.checkpointing.Unlock()
 	if v.closed.Load() {

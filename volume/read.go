@@ -36,7 +36,7 @@ func (v *Volume) read(p []byte, off int64, wait bool) error {
 	v.index.find(l, v.blocks(off, int64(len(p))))
 	for i := range l.parts {
 		if err := v.readPart(p, off, &l.parts[i], wait); err != nil {
-			return err
+			return v.unlessCut(err, off, int64(len(p)))
 		}
 	}
 	return nil
@@ -60,6 +60,14 @@ func (v *Volume) readPart(p []byte, off int64, at *part, wait bool) error {
 		clear(dst)
 		return nil
 	}
+}
+
+// unlessCut returns err, or ErrRange where a resize has cut the bytes off meanwhile.
+func (v *Volume) unlessCut(err error, off, length int64) error {
+	if cut := v.checkRange(off, length); cut != nil {
+		return cut
+	}
+	return err
 }
 
 // blocks returns the blocks that the bytes touch.

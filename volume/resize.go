@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"syscall"
 
 	"lockstep/backend"
 	"lockstep/wal"
@@ -12,81 +13,100 @@ import (
 
 // A resize is a record in the log: everything before it was done to a volume of the old size, everything after it to one
 // of the new. The blocks between the two ends read as zeroes from then on, so what a smaller volume once held there does
-// not come back with a larger one. What has to be larger for it, the base image and the change map's file, is made so
-// before the record is logged; what may be smaller is made so after the base image has the record.
+// not come back with a larger one. What has to be larger for it, the change map's file and the base image, is made so
+// before the record is logged; the base image is cut once both superblock slots say that the volume is smaller.
 
-// ErrSize means that a volume can not have that size.
-var ErrSize = errors.New("not a possible size")
+var (
+	// ErrSize means that a volume can not have that size.
+	ErrSize = errors.New("not a possible size")
+	// ErrShrink means that a volume would become smaller, which was not asked for.
+	ErrShrink = errors.New("it would become smaller")
+	// ErrNoRoom means that there is no space for a larger volume, or for a record that makes it smaller.
+	ErrNoRoom = fmt.Errorf("no room for that size: %w", syscall.ENOSPC)
+)
 
-// Resize makes the volume sizeBytes long, which must be a multiple of the block size, and returns when that is on stable
-// storage, here and on every in-sync replica. What is added reads as zeroes; what is cut off is gone. Where there is no
-// room for a larger base image the error wraps ErrNoSpace, and nothing has changed. Space that is not needed any more is
-// given back as far as that is possible now.
-func (v *Volume) Resize(ctx context.Context, sizeBytes int64) error {
-	if sizeBytes < v.blockBytes || sizeBytes%v.blockBytes != 0 || sizeBytes > math.MaxInt64-DataOffset-maxChunks {
-		return fmt.Errorf("resize volume to %d bytes: %w: it must be a positive multiple of the block size, %d bytes",
-			sizeBytes, ErrSize, v.blockBytes)
-	}
+// growStep is how much a base image grows at a time, so that a growth can be given up in between.
+const growStep = 16 << 30
+
+// Resize makes the volume sizeBytes long, which must be a multiple of the block size (ErrSize), and returns when that is on
+// stable storage, here and on every in-sync replica. What is added reads as zeroes; what is cut off is gone, and only
+// where shrink allows it (ErrShrink). Where there is no room for a larger volume the error wraps ErrNoRoom, and nothing has
+// changed. Space that is not needed any more is given back by a checkpoint, here or later. from is the size before: where it
+// is above Size now, clients that were told of it have to be told, also after an error.
+func (v *Volume) Resize(ctx context.Context, sizeBytes int64, shrink bool) (from int64, err error) {
 	v.resizing.Lock()
 	defer v.resizing.Unlock()
-	from := v.Size()
-	if sizeBytes == from {
-		return nil
+	from = v.Size()
+	if sizeBytes < v.blockBytes || sizeBytes%v.blockBytes != 0 || !v.possible(sizeBytes) {
+		return from, fmt.Errorf("resize volume to %d bytes: %w: it must be a multiple of %d, the block size, and below 2^62",
+			sizeBytes, ErrSize, v.blockBytes)
 	}
-	if err := v.resize(ctx, from, sizeBytes); err != nil {
-		return fmt.Errorf("resize volume from %d to %d bytes: %w", from, sizeBytes, err)
+	if sizeBytes < from && !shrink {
+		return from, fmt.Errorf("resize volume from %d to %d bytes: %w", from, sizeBytes, ErrShrink)
 	}
-	v.cfg.Logger.Info().Int64("from_bytes", from).Int64("to_bytes", sizeBytes).Msg("volume resized")
-	return nil
+	if err := v.Err(); err != nil {
+		return from, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(v.life, cancel)()
+	if sizeBytes != from {
+		if err := v.resize(ctx, from, sizeBytes); err != nil {
+			return from, fmt.Errorf("resize volume from %d to %d bytes: %w", from, sizeBytes, err)
+		}
+		v.cfg.Logger.Info().Int64("from_bytes", from).Int64("to_bytes", sizeBytes).Msg("volume resized")
+	}
+	return from, v.settle(ctx)
 }
 
+// possible tells whether a volume may have that size as far as offsets go, with room to spare for sums of them.
+func (v *Volume) possible(sizeBytes int64) bool { return sizeBytes < math.MaxInt64/2 }
+
 func (v *Volume) resize(ctx context.Context, from, to int64) error {
-	if err := v.Err(); err != nil {
-		return err
-	}
-	if err := v.makePlace(to); err != nil {
+	if err := v.makePlace(ctx, to); err != nil {
 		return err
 	}
 	change := wal.ResizeChange(uint64(from/v.blockBytes), uint64(to/v.blockBytes))
 	if err := v.logAll([]wal.Change{change}, 0, nil); err != nil {
-		return err
-	}
-	if err := v.flush(ctx); err != nil {
-		return err
-	}
-	if err := v.Checkpoint(ctx); err != nil {
-		if failed := v.Err(); failed != nil {
-			return failed
+		if v.Err() == nil { // else the log may have the record
+			err = errors.Join(roomless(err), v.shrinkBase(from))
 		}
-		// The log has the record, and a later checkpoint moves it.
-		v.cfg.Logger.Warn().Err(err).Msg("resized, but the base image does not have it yet")
-		return nil
+		return err
 	}
-	if to < from {
-		return v.cutBase(to)
+	return v.flush(ctx)
+}
+
+// settle moves a resize to the superblock, and cuts the base image. Where that can not be now, a later checkpoint does it.
+func (v *Volume) settle(ctx context.Context) error {
+	err := v.Checkpoint(ctx)
+	if err == nil {
+		v.checkpointing.Lock()
+		err = v.cutBaseLocked()
+		v.checkpointing.Unlock()
 	}
+	if failed := v.Err(); err == nil || failed != nil {
+		return failed
+	}
+	v.cfg.Logger.Warn().Err(err).Msg("resized; base image and superblock follow with a later checkpoint, do not make a device smaller before")
 	return nil
 }
 
-// makePlace gives the base image and the change map the room that a volume of that size needs.
-func (v *Volume) makePlace(sizeBytes int64) error {
-	v.checkpointing.Lock()
-	defer v.checkpointing.Unlock()
-	if err := v.growBase(DataOffset + sizeBytes); err != nil {
-		return err
+// makePlace gives change map and base image the room that a volume of that size needs, or leaves both as they were.
+func (v *Volume) makePlace(ctx context.Context, sizeBytes int64) error {
+	if err := v.placeMap(sizeBytes); err != nil {
+		return roomless(err)
 	}
-	next, err := v.resizedMap(sizeBytes)
+	has, err := v.cfg.Base.Size()
 	if err != nil {
-		return spaceless(err)
-	}
-	if err := v.dropNextMap(); err != nil {
 		return err
 	}
-	v.nextChanges = next
+	if err := v.growBase(ctx, DataOffset+sizeBytes); err != nil {
+		return errors.Join(roomless(err), v.shrinkBase(has-DataOffset))
+	}
 	return nil
 }
 
-func (v *Volume) growBase(wantBytes int64) error {
+func (v *Volume) growBase(ctx context.Context, wantBytes int64) error {
 	has, err := v.cfg.Base.Size()
 	if err != nil || has >= wantBytes {
 		return err
@@ -95,8 +115,14 @@ func (v *Volume) growBase(wantBytes int64) error {
 	if !ok {
 		return fmt.Errorf("base image: %w: it has %d bytes, needs %d, and can not grow", ErrSize, has, wantBytes)
 	}
-	if err := r.Resize(wantBytes); err != nil {
-		return spaceless(fmt.Errorf("base image: %w", err))
+	for has < wantBytes {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		has += min(growStep, wantBytes-has)
+		if err := r.Resize(has); err != nil {
+			return fmt.Errorf("base image: %w", err)
+		}
 	}
 	if err := v.base.sync(); err != nil {
 		return v.fail(err)
@@ -104,27 +130,23 @@ func (v *Volume) growBase(wantBytes int64) error {
 	return nil
 }
 
-// spaceless makes a lack of space ErrNoSpace.
-func spaceless(err error) error {
+// roomless makes a lack of space ErrNoRoom.
+func roomless(err error) error {
 	if isNoSpace(noRoom(err)) {
-		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+		return fmt.Errorf("%w: %w", ErrNoRoom, err)
 	}
 	return err
 }
 
-// cutBase gives back what a smaller volume does not need of the base image, whose superblock says that it is smaller.
-func (v *Volume) cutBase(sizeBytes int64) error {
+// shrinkBase makes the base image as short as a volume of that size may have it.
+func (v *Volume) shrinkBase(sizeBytes int64) error {
 	r, ok := v.cfg.Base.(backend.Resizer)
 	if !ok {
 		return nil
 	}
-	v.checkpointing.Lock()
-	defer v.checkpointing.Unlock()
-	if err := v.Err(); err != nil {
+	has, err := v.cfg.Base.Size()
+	if err != nil || has <= DataOffset+sizeBytes {
 		return err
-	}
-	if v.header.current.SizeBytes != sizeBytes {
-		return nil // that checkpoint was of a moment before
 	}
 	if err := r.Resize(DataOffset + sizeBytes); err != nil {
 		v.cfg.Logger.Warn().Err(err).Msg("the base image keeps the space of a larger volume")
@@ -136,11 +158,42 @@ func (v *Volume) cutBase(sizeBytes int64) error {
 	return nil
 }
 
-// withinLocked returns an error where a record touches what is not, or no longer, in the volume.
+// cutBaseLocked gives back what the base image has beyond the end of a volume that both superblock slots know to be that
+// small, so that either may rot. The caller holds resizing and checkpointing.
+func (v *Volume) cutBaseLocked() error {
+	if err := v.Err(); err != nil {
+		return err
+	}
+	size := v.header.current.SizeBytes
+	has, err := v.cfg.Base.Size()
+	if err != nil || has <= DataOffset+size || size != v.Size() || has == v.keeps {
+		return err
+	}
+	if err := v.header.write(v.header.current); err != nil {
+		return v.fail(err)
+	}
+	if err := v.shrinkBase(size); err != nil {
+		return err
+	}
+	v.keeps, err = v.cfg.Base.Size()
+	return err
+}
+
+// withinLocked returns an error where a record touches what is not, or no longer, in the volume, and where a resize does not
+// start from its size.
 func (v *Volume) withinLocked(records []wal.Change) error {
 	end := v.sizeBlocks()
 	for i := range records {
-		if r := &records[i]; r.Range.End() > end && r.Type != wal.RecordResize {
+		r := &records[i]
+		if r.Type == wal.RecordResize {
+			to, err := resizedBlocks(end, wal.Record{Range: r.Range, Payload: r.Payload})
+			if err != nil {
+				return err
+			}
+			end = to
+			continue
+		}
+		if r.Range.End() > end {
 			return fmt.Errorf("blocks %d+%d: %w of %d blocks", r.Range.Start, r.Range.Count, ErrRange, end)
 		}
 	}
@@ -173,7 +226,7 @@ func (v *Volume) replayResize(r wal.Record) error {
 	if err != nil {
 		return err
 	}
-	if blocks > uint64(math.MaxInt64-DataOffset)/uint64(v.blockBytes) {
+	if blocks > math.MaxInt64/2/uint64(v.blockBytes) {
 		return fmt.Errorf("resize to %d blocks: %w", blocks, ErrSize)
 	}
 	v.index.publish([]wal.Change{{Type: r.Type, Range: r.Range, LSN: r.LSN}})
@@ -191,77 +244,4 @@ func resizedBlocks(from uint64, r wal.Record) (uint64, error) {
 		return 0, fmt.Errorf("a resize over blocks %d+%d to %d: %w of %d blocks", r.Range.Start, r.Range.Count, to, ErrRange, from)
 	}
 	return to, nil
-}
-
-// chunkBytesFor is the chunk size of the change map once the volume has that size: what it was, or more where there would
-// be too many chunks.
-func (v *Volume) chunkBytesFor(sizeBytes int64) int64 {
-	return max(v.changes.ChunkBytes(), ChunkBytesFor(sizeBytes))
-}
-
-// resizedMap makes an empty map file for a volume of that size, beside the one in use; nil where that one will do.
-func (v *Volume) resizedMap(sizeBytes int64) (*changeMap, error) {
-	chunkBytes := v.chunkBytesFor(sizeBytes)
-	chunks := chunkCount(sizeBytes, chunkBytes)
-	if v.changes.fits(chunkBytes, chunks) {
-		return nil, nil
-	}
-	m := newChangeMap(v.id, chunkBytes, chunks)
-	if err := m.createFile(v.cfg.Meta, mapNextName, v.header.current.MapGeneration); err != nil {
-		return nil, fmt.Errorf("create change map: %w", err)
-	}
-	return m, nil
-}
-
-// fitMap makes the change map one for a volume of that size, with what is known of its chunks. The superblock does not
-// name it yet: until then, the file of the other one stays.
-func (v *Volume) fitMap(sizeBytes int64) error {
-	chunkBytes := v.chunkBytesFor(sizeBytes)
-	chunks := chunkCount(sizeBytes, chunkBytes)
-	if v.changes.fits(chunkBytes, chunks) {
-		return nil
-	}
-	next := v.nextChanges
-	if next == nil || !next.fits(chunkBytes, chunks) {
-		// It was made before the last restart, or for a resize after this one.
-		var err error
-		if next, err = v.resizedMap(sizeBytes); err != nil {
-			return noRoom(err)
-		}
-	}
-	next.takeFrom(v.changes, v.header.current.MapGeneration)
-	old := v.changes
-	v.changes = next
-	if v.nextChanges == next {
-		v.nextChanges = nil
-	}
-	return errors.Join(old.Close(), v.dropNextMap())
-}
-
-// dropNextMap closes a map that did not come into use.
-func (v *Volume) dropNextMap() error {
-	m := v.nextChanges
-	v.nextChanges = nil
-	if m == nil {
-		return nil
-	}
-	return m.Close()
-}
-
-// DataAfter returns how many bytes from there on are data, as Extents tells: what a Resize to that size would lose.
-func (v *Volume) DataAfter(sizeBytes int64) (int64, error) {
-	var data int64
-	for off := sizeBytes; off < v.Size(); {
-		extents, err := v.Extents(off, v.Size()-off, 1024)
-		if err != nil {
-			return 0, err
-		}
-		for _, e := range extents {
-			off += e.Length
-			if !e.Zero {
-				data += e.Length
-			}
-		}
-	}
-	return data, nil
 }

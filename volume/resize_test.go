@@ -58,7 +58,7 @@ func (d *driver) resize(blocks int64) error {
 		return nil
 	}
 	id := d.Model.Begin(disk.Change{Offset: min(from, to), Length: max(from, to) - min(from, to), FUA: true})
-	switch err := d.v.Resize(context.Background(), to); {
+	switch _, err := d.v.Resize(context.Background(), to, true); {
 	case err == nil:
 		d.Model.Acked(id)
 		if d.v.Size() != to {
@@ -370,12 +370,12 @@ func TestResizeRefused(t *testing.T) {
 	d := mustOpen(t, c)
 	head := d.v.log.Head()
 	for _, size := range []int64{0, -512, 100, 513, 1<<63 - 512} {
-		if err := d.v.Resize(context.Background(), size); !errors.Is(err, ErrSize) {
+		if _, err := d.v.Resize(context.Background(), size, true); !errors.Is(err, ErrSize) {
 			t.Errorf("to %d bytes: %v", size, err)
 		}
 	}
 	d.v.cfg.Base = struct{ backend.Backend }{d.v.cfg.Base}
-	if err := d.v.Resize(context.Background(), testSize); !errors.Is(err, ErrSize) {
+	if _, err := d.v.Resize(context.Background(), testSize, true); !errors.Is(err, ErrSize) {
 		t.Errorf("a base image that can not grow: %v", err)
 	}
 	if d.v.log.Head() != head || d.v.Size() != smallSize {

@@ -96,6 +96,7 @@ type Volume struct {
 
 	// resizing serialises resizes. It comes before checkpointing.
 	resizing sync.Mutex
+	keeps    int64 // how long the base image stayed when it was last cut: a device is as long as it is. Guarded by resizing
 
 	// checkpointing serialises checkpoints, and guards the header and the change map.
 	checkpointing sync.Mutex

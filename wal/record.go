@@ -147,6 +147,11 @@ func decodeRecord(b []byte, blockBytes int) (Record, int, error) {
 		return Record{}, 0, err
 	}
 	r.Payload = b[RecordHeaderBytes:n:n]
+	if r.Type == RecordResize {
+		if _, err := r.Resize(); err != nil {
+			return Record{}, 0, err
+		}
+	}
 	return r, n, nil
 }
 
