@@ -36,6 +36,9 @@ func (z *zeroCounter) ZeroAt(off, length int64, _ bool) error {
 	return nil
 }
 
+// Size is beyond all that is zeroed.
+func (z *zeroCounter) Size() (int64, error) { return 1 << 50, nil }
+
 // TestL10LongZeroingLetsReadsIn: the zeroing of a long range goes in slices, in order and without a gap, and after it,
 // failed or not, everything can be read.
 func TestL10LongZeroingLetsReadsIn(t *testing.T) {
