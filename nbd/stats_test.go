@@ -250,7 +250,7 @@ func TestHandshakeFailures(t *testing.T) {
 				w.tb.Error(err)
 			}
 		}},
-		reasonPlaintext: {tls: &TLS{Require: true}, network: "tcp", do: func(_ *fixture, w *wire) {
+		reasonPlaintext: {tls: &TLS{Identity: func() Identity { return Identity{} }, Require: true}, network: "tcp", do: func(_ *fixture, w *wire) {
 			w.greet(flagFixedNewstyle)
 			w.option(optExportName, []byte("a"))
 		}},
