@@ -27,6 +27,17 @@ func (f *fixture) gone(w *wire) {
 	<-done
 }
 
+// oldAge is how long the server of startOld has been there: longer than any request takes, so that one whose beginning
+// was forgotten shows.
+const oldAge = 24 * time.Hour
+
+func startOld(t *testing.T, e Export) *fixture {
+	f := prepare(t, Config{}, e)
+	f.begun = f.begun.Add(-oldAge)
+	f.serve()
+	return f
+}
+
 // command returns what was counted for one command of the export a.
 func (f *fixture) command(name string) CommandStats {
 	f.tb.Helper()
@@ -43,7 +54,7 @@ func (f *fixture) command(name string) CommandStats {
 // after it has left.
 func TestStatsCountEachRequest(t *testing.T) {
 	m := newMemory(testSize)
-	f := start(t, Config{}, Export{Name: "a", Device: m})
+	f := startOld(t, Export{Name: "a", Device: m})
 	w := f.connect(true)
 	for range 3 {
 		w.want(codeOK, request{kind: cmdWrite, length: 4096}, make([]byte, 4096)...)
@@ -103,7 +114,7 @@ func TestStatsCountEachRequest(t *testing.T) {
 		if got.Requests != c.requests || got.Bytes != c.bytes || !maps.Equal(got.Errors, c.errors) {
 			t.Errorf("%s, afterwards: %d requests, %d bytes, errors %v; want %+v", name, got.Requests, got.Bytes, got.Errors, c)
 		}
-		if got.Latency.Count != c.requests || got.Latency.Sum <= 0 {
+		if got.Latency.Count != c.requests || got.Latency.Sum <= 0 || got.Latency.Sum >= oldAge.Seconds() {
 			t.Errorf("%s: %d latencies, %g s together, of %d requests", name, got.Latency.Count, got.Latency.Sum, c.requests)
 		}
 	}
@@ -128,7 +139,7 @@ func TestStatsLatencyBeginsAtParsing(t *testing.T) {
 		m, g := newMemory(testSize), newGate()
 		c.gate(m, g)
 		m.cold.Store(true)
-		f := start(t, Config{}, Export{Name: "a", Device: m})
+		f := startOld(t, Export{Name: "a", Device: m})
 		w := f.connect(false)
 		w.send(c.r, make([]byte, c.sent)...)
 		<-g.entered
@@ -147,7 +158,7 @@ func TestStatsLatencyBeginsAtParsing(t *testing.T) {
 		close(g.open)
 		w.next(int(c.r.length) - c.sent)
 		f.gone(w)
-		if got := f.command(c.name); got.Latency.Count != 1 || got.Latency.Sum < held.Seconds() {
+		if got := f.command(c.name); got.Latency.Count != 1 || got.Latency.Sum < held.Seconds() || got.Latency.Sum >= oldAge.Seconds() {
 			t.Errorf("%s: %d latencies of %g s together, held up for %v", c.name, got.Latency.Count, got.Latency.Sum, held)
 		}
 		if s := f.Stats(); s.InFlightBytes != 0 || used(s) != 0 {
@@ -348,5 +359,56 @@ func BenchmarkTally(b *testing.B) {
 		a.parsed = s.now()
 		t.received(batch)
 		t.answered(a, s.now())
+	}
+}
+
+// TestStatsOfAnswersInParts: what is answered apart from the batch that it came in, because that has many data or was
+// taken over, took as long as it took.
+func TestStatsOfAnswersInParts(t *testing.T) {
+	m, applies, flushes := newMemory(testSize), newGate(), newGate()
+	m.applyGate, m.flushGate = applies, flushes
+	f := prepare(t, Config{}, Export{Name: "a", Device: m})
+	f.begun, f.takeoverDelay = f.begun.Add(-oldAge), 1
+	f.serve()
+	w := f.connect(false)
+	read := request{kind: cmdRead, length: replyBufferBytes - 1}
+	w.write(append(append(encoded(read), encoded(read)...), encoded(read)...))
+	for range 3 {
+		w.next(int(read.length))
+	}
+	for kind, g := range map[uint16]*gate{cmdTrim: applies, cmdFlush: flushes} {
+		r := request{kind: kind}
+		if kind == cmdTrim {
+			r.length = 1
+		}
+		w.send(r)
+		w.send(request{kind: cmdRead, length: 1})
+		<-g.entered
+		w.next(1) // by who took over
+		close(g.open)
+		w.next(0)
+	}
+	f.gone(w)
+	for name, n := range map[string]uint64{"read": 5, "trim": 1, "flush": 1} {
+		if got := f.command(name).Latency; got.Count != n || got.Sum >= oldAge.Seconds() {
+			t.Errorf("%s: %d latencies, %g s together; want %d", name, got.Count, got.Sum, n)
+		}
+	}
+}
+
+// TestStatsOfAnswersThatNobodyTakes: a request is counted, and how long it took is not.
+func TestStatsOfAnswersThatNobodyTakes(t *testing.T) {
+	m, g := newMemory(testSize), newGate()
+	m.applyGate = g
+	f := start(t, Config{}, Export{Name: "a", Device: m})
+	w := f.connect(false)
+	w.send(request{kind: cmdTrim, length: 1})
+	<-g.entered
+	transmission := f.onlyTransmission()
+	w.conn.Close()
+	close(g.open)
+	transmission.goroutines.Wait()
+	if got := f.command("trim"); got.Requests != 1 || got.Latency.Count != 0 {
+		t.Errorf("%d requests, %d latencies; want one that was not answered", got.Requests, got.Latency.Count)
 	}
 }

@@ -188,6 +188,12 @@ func TestMetricsOfAClient(t *testing.T) {
 			t.Errorf("%s %v grew by %g, want %g", w.name, w.labels, got, w.want)
 		}
 	}
+	// The requests came one by one, so every bucket has all batches in it.
+	for _, b := range after.metric("lockstep_nbd_batch_requests", volume...).GetHistogram().GetBucket() {
+		if b.GetCumulativeCount() != 8 {
+			t.Errorf("%d batches of up to %g requests, want 8", b.GetCumulativeCount(), b.GetUpperBound())
+		}
+	}
 	// Each flush is one sync; what else there is, such as marks, depends on the clock.
 	if n := grown("lockstep_wal_sync_duration_seconds", volume...); n < 3 {
 		t.Errorf("%g syncs of the log for 3 flushes", n)

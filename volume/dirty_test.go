@@ -144,6 +144,16 @@ func TestIndexLayers(t *testing.T) {
 		if next != indexBlocks {
 			t.Fatalf("the parts end at %d", next)
 		}
+		for _, layer := range []*dirtyIndex{x.active, x.frozen} {
+			if layer == nil {
+				continue
+			}
+			sum := uint64(0)
+			layer.each(0, func(_ uint64, d dirty) bool { sum += d.count; return true })
+			if layer.blocks != sum || layer.dataBlocks != 0 {
+				t.Fatalf("%d blocks are counted, %d of them data; there are %d and 0", layer.blocks, layer.dataBlocks, sum)
+			}
+		}
 	}
 	check()
 	for lsn := block.LSN(3); !x.thawSome(1); lsn++ {
@@ -156,11 +166,6 @@ func TestIndexLayers(t *testing.T) {
 		}
 	}
 	check()
-	sum := uint64(0)
-	x.active.each(0, func(_ uint64, d dirty) bool { sum += d.count; return true })
-	if x.active.blocks != sum || x.active.dataBlocks != 0 {
-		t.Errorf("%d blocks are counted, %d of them data; there are %d and 0", x.active.blocks, x.active.dataBlocks, sum)
-	}
 	if x.frozen != nil || x.active.len() == 0 {
 		t.Fatalf("thawed: %d entries are active, frozen: %v", x.active.len(), x.frozen != nil)
 	}
