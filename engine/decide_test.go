@@ -66,6 +66,7 @@ func TestDecisionTable(t *testing.T) {
 		{"S9 no epoch has", func(f *Facts) { f.Primary.Lineage = nil }, nothing},
 		{"S9 another one of that number has", func(f *Facts) { f.Primary.EpochID = uuid.UUID{3} }, nothing},
 		{"S9 a host that does not tell IDs", func(f *Facts) { f.Primary.EpochID = uuid.Nil }, atHead},
+		{"S9 nor where it does not tell them", func(f *Facts) { f.Primary.EpochID, f.Primary.Lineage = uuid.Nil, f.Primary.Lineage[:1] }, nothing},
 		{"S9 goes before damage", func(f *Facts) { f.Primary.RoleApplied, f.Replica.LogDamaged = false, true }, nothing},
 
 		{"I11 it has seen a newer epoch", func(f *Facts) { f.Replica.SeenEpoch = 3 }, hold(RuleNewerEpoch, ReasonEpochMismatch, 150)},
@@ -104,6 +105,10 @@ func TestDecisionTable(t *testing.T) {
 		}, untrusted(rebuild(RuleReplicaDamaged, 90, 0))},
 
 		{"rule 1", func(f *Facts) { inRebuild(f, 90, RebuildMark{60, 80, 85, 7}) }, resume(rebuild(RuleUnfinishedRebuild, 90, 60), 80, 7)},
+		{"rule 1 the base image is ahead of the log", func(f *Facts) {
+			inRebuild(f, 90, RebuildMark{60, 80, 85, 7})
+			f.Replica.BaseHighLSN = 95
+		}, resume(rebuild(RuleUnfinishedRebuild, 95, 60), 80, 7)},
 		{"rule 1 goes before keep-up", func(f *Facts) {
 			f.Replica.Inconsistent, f.Replica.Rebuild, f.Learning = true, RebuildMark{60, 80, 85, 7}, false
 		}, outOfSync(resume(rebuild(RuleUnfinishedRebuild, 150, 60), 80, 7))},

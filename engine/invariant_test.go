@@ -1,14 +1,13 @@
 package engine
 
 import (
-	"fmt"
+	"encoding/json"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"math/rand/v2"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 
@@ -153,29 +152,30 @@ func TestI16StaleEventsChangeNothing(t *testing.T) {
 		"assignment of no known role":        AssignmentDelivered{VolumeID: "disk0", Epoch: 9, Role: "king"},
 		"assignment with a replica twice": AssignmentDelivered{VolumeID: "disk0", Epoch: 9, Role: RolePrimary,
 			Replicas: []ReplicaAssignment{{ReplicaID: "b"}, {ReplicaID: "c"}, {ReplicaID: "b"}}},
-		"assignment with a replica without a name": AssignmentDelivered{VolumeID: "disk0", Epoch: 9, Role: RolePrimary, Replicas: make([]ReplicaAssignment, 1)},
-		"readiness of an older epoch":              ReadinessObserved{"disk0", 2, &no, &no, &no, &no},
-		"readiness of a newer epoch":               ReadinessObserved{"disk0", 4, &no, &no, &no, &no},
-		"ack of an older epoch":                    from(2, "c"),
-		"ack of a newer epoch":                     from(4, "c"),
-		"ack of a stranger":                        from(3, "x"),
-		"progress of an older epoch":               SessionProgress{"disk0", 2, "b", b, 60, 300, BaseLaneOpen},
-		"progress of a stranger":                   SessionProgress{"disk0", 3, "x", b, 60, 300, BaseLaneOpen},
-		"progress of another session":              SessionProgress{"disk0", 3, "b", b - 1, 60, 300, BaseLaneOpen},
-		"progress of another's session":            SessionProgress{"disk0", 3, "b", c, 60, 300, BaseLaneOpen},
-		"progress of a session that failed":        SessionProgress{"disk0", 3, "c", c, 60, 300, BaseLaneOpen},
-		"completion of an older epoch":             SessionCompleted{"disk0", 2, "b", b, 500},
-		"completion of another session":            SessionCompleted{"disk0", 3, "b", b + 1, 500},
-		"completion of a session that failed":      SessionCompleted{"disk0", 3, "c", c, 500},
-		"completion below the target":              SessionCompleted{"disk0", 3, "b", b, 99},
-		"failure of an older epoch":                SessionFailed{"disk0", 2, "b", b, ReasonNoSpace},
-		"failure of another session":               SessionFailed{"disk0", 3, "b", b + 1, ReasonNoSpace},
-		"failure of a session that failed":         SessionFailed{"disk0", 3, "c", c, ReasonNoSpace},
-		"barrier of an older epoch":                BarrierConfirmed{"disk0", 2, 500},
-		"barrier of a newer epoch":                 BarrierConfirmed{"disk0", 4, 500},
-		"barrier of an unknown volume":             BarrierConfirmed{"disk1", 3, 500},
-		"ack of an unknown volume":                 SyncAckReceived{VolumeID: "disk1", ReplicaID: "b"},
-		"nothing":                                  nil,
+		"assignment with a replica without a name":         AssignmentDelivered{VolumeID: "disk0", Epoch: 9, Role: RolePrimary, Replicas: make([]ReplicaAssignment, 1)},
+		"readiness of an older epoch":                      ReadinessObserved{"disk0", 2, &no, &no, &no, &no},
+		"readiness of a newer epoch":                       ReadinessObserved{"disk0", 4, &no, &no, &no, &no},
+		"ack of an older epoch":                            from(2, "c"),
+		"ack of a newer epoch":                             from(4, "c"),
+		"ack of a stranger":                                from(3, "x"),
+		"progress of an older epoch":                       SessionProgress{"disk0", 2, "b", b, 60, 300, BaseLaneOpen},
+		"progress of a stranger":                           SessionProgress{"disk0", 3, "x", b, 60, 300, BaseLaneOpen},
+		"progress of another session":                      SessionProgress{"disk0", 3, "b", b - 1, 60, 300, BaseLaneOpen},
+		"progress of another's session":                    SessionProgress{"disk0", 3, "b", c, 60, 300, BaseLaneOpen},
+		"progress of a session that failed":                SessionProgress{"disk0", 3, "c", c, 60, 300, BaseLaneOpen},
+		"completion of an older epoch":                     SessionCompleted{"disk0", 2, "b", b, 500},
+		"completion of another session":                    SessionCompleted{"disk0", 3, "b", b + 1, 500},
+		"completion of a session that failed":              SessionCompleted{"disk0", 3, "c", c, 500},
+		"completion below the target":                      SessionCompleted{"disk0", 3, "b", b, 99},
+		"failure of an older epoch":                        SessionFailed{"disk0", 2, "b", b, ReasonNoSpace},
+		"failure of another session":                       SessionFailed{"disk0", 3, "b", b + 1, ReasonNoSpace},
+		"failure of a session that failed":                 SessionFailed{"disk0", 3, "c", c, ReasonNoSpace},
+		"barrier of an older epoch":                        BarrierConfirmed{"disk0", 2, 500},
+		"barrier of a newer epoch":                         BarrierConfirmed{"disk0", 4, 500},
+		"assignment of an unknown volume without an epoch": AssignmentDelivered{VolumeID: "disk1"},
+		"barrier of an unknown volume":                     BarrierConfirmed{"disk1", 3, 500},
+		"ack of an unknown volume":                         SyncAckReceived{VolumeID: "disk1", ReplicaID: "b"},
+		"nothing":                                          nil,
 	} {
 		before, _ := e.Volume("disk0")
 		result := e.ApplyEvent(event)
@@ -218,75 +218,80 @@ func TestI14RoleIsTakenUpInANewEpochOnly(t *testing.T) {
 	}
 }
 
-func TestI17ActiveSessionIsNotDecidedAgain(t *testing.T) {
+// What Volume returns is the caller's, as commands are, and what ApplyEvent was given stays the caller's.
+func TestVolumeIsACopy(t *testing.T) {
 	e := primary(t, ReplicaAssignment{ReplicaID: "b"})
-	e.ApplyEvent(answer("b", 50))
-	session := view(t, e, "b").Session
-	for _, progress := range []bool{false, true} {
-		if progress {
-			e.ApplyEvent(SessionProgress{VolumeID: "disk0", Epoch: 3, ReplicaID: "b", SessionID: session.ID})
-			session.State = SessionStateRunning
+	replicas := []ReplicaAssignment{{ReplicaID: "b", Endpoint: Endpoint{DataAddr: "moved"}}}
+	result := e.ApplyEvent(AssignmentDelivered{VolumeID: "disk0", Epoch: 3, Version: 6, Role: RolePrimary, Replicas: replicas})
+	lineage, active := []block.EpochStart{{Epoch: 1, First: 1}, {Epoch: 3, First: 40}}, SessionID(0)
+	a := answer("b", 50)
+	a.Ack.Lineage, a.PrimaryLineage, a.Ack.ActiveSession = lineage, lineage, &active
+	e.ApplyEvent(a)
+	known := func() string {
+		v, _ := e.Volume("disk0")
+		text, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
 		}
-		for _, applied := range []block.LSN{0, 60, 100, 500} { // rules 6, 5, 4 and 2, were they asked
-			got := e.ApplyEvent(answer("b", applied))
-			r := view(t, e, "b")
-			if len(got.Commands) != 0 || r.Session != session || len(r.Decisions) != 1 || r.LastSyncAck.AppliedLSN != applied {
-				t.Errorf("applied %d: %+v, %+v", applied, got, r)
-			}
-		}
+		return string(text)
 	}
-}
-
-func TestI17FailedSessionWaitsForFacts(t *testing.T) {
-	e := primary(t, ReplicaAssignment{ReplicaID: "b"})
-	e.ApplyEvent(answer("b", 50))
-	session := view(t, e, "b").Session.ID
-	if r := e.ApplyEvent(SessionFailed{"disk0", 3, "b", session, ReasonTransportLost}); r.Mode != ModeDegraded || r.ModeReason != ReasonTransportLost {
-		t.Fatalf("%+v", r)
-	}
-	no, yes := false, true
-	for _, event := range []Event{
-		ReadinessObserved{VolumeID: "disk0", Epoch: 3, ShipperConnected: &no},
-		ReadinessObserved{VolumeID: "disk0", Epoch: 3, ShipperConnected: &yes},
-		BarrierConfirmed{"disk0", 3, 90},
-		AssignmentDelivered{VolumeID: "disk0", Epoch: 3, Version: 6, Role: RolePrimary, Replicas: []ReplicaAssignment{{ReplicaID: "b", Learning: true}}},
+	want := known()
+	v, _ := e.Volume("disk0")
+	r := v.ReplicaStates["b"]
+	for name, spoil := range map[string]func(){
+		"an assignment": func() { replicas[0].ReplicaID = "x" },
+		"a command":     func() { result.Commands[0].(ConfigureShipperCommand).Replicas[0].ReplicaID = "x" },
+		"a lineage":     func() { lineage[0].First = 99 },
+		"a session":     func() { active = 99 },
+		"replicas":      func() { v.Replicas[0].ReplicaID = "x" },
+		"a view":        func() { r.Session.ID, r.CaughtUp = 99, true },
+		"views":         func() { v.ReplicaStates["y"] = r },
+		"an ack":        func() { r.LastSyncAck.Lineage[0].First, *r.LastSyncAck.ActiveSession = 99, 99 },
+		"a decision":    func() { r.Decisions[0].Choice.Rule = "x" },
+		"facts":         func() { r.Decisions[0].Facts.Primary.Lineage[0].First = 99 },
+		"other facts":   func() { r.Decisions[0].Facts.Replica.Lineage[0].First = 99 },
 	} {
-		result := e.ApplyEvent(event)
-		s := view(t, e, "b").Session
-		if result.Ignored != "" || s.Kind != SessionCatchUp || s.State != SessionStateFailed || s.ID != session {
-			t.Errorf("after %T: %+v, %+v", event, result, s)
+		spoil()
+		if got := known(); got != want {
+			t.Errorf("with %s the engine changed:\ngot  %s\nwant %s", name, got, want)
+			want = got
 		}
 	}
-	if s := e.ApplyEvent(answer("b", 10)); !issues[IssueRebuildCommand](s) {
-		t.Errorf("fresh facts are beyond the log: %+v", s)
+}
+
+func TestDecisionsAreBounded(t *testing.T) {
+	e := primary(t, ReplicaAssignment{ReplicaID: "b"})
+	for range 3 * maxDecisions {
+		e.ApplyEvent(answer("b", 50))
+		e.ApplyEvent(SessionFailed{"disk0", 3, "b", view(t, e, "b").Session.ID, ReasonPinLost})
+	}
+	d := view(t, e, "b").Decisions
+	if len(d) != maxDecisions || d[len(d)-1].Sequence != 3*maxDecisions || d[0].Sequence != 2*maxDecisions+1 {
+		t.Errorf("%d decisions, %d to %d", len(d), d[0].Sequence, d[len(d)-1].Sequence)
+	}
+	for _, each := range d {
+		if got := decide(each.Facts); got != each.Choice {
+			t.Errorf("decided anew: %+v, was %+v", got, each.Choice)
+		}
 	}
 }
 
-// issues tells whether a result has a command of a type.
-func issues[C Command](r Result) bool {
-	return slices.ContainsFunc(r.Commands, func(c Command) bool { _, ok := c.(C); return ok })
-}
-
-// A replica that a session was decided for counts again by that session's completion and by nothing else.
-func TestI18InSyncOnlyByCompletion(t *testing.T) {
+// A replica that moved is connected to anew; what is known of it stays.
+func TestEndpointMoves(t *testing.T) {
 	e := primary(t, ReplicaAssignment{ReplicaID: "b"})
 	e.ApplyEvent(answer("b", 50))
-	session := view(t, e, "b").Session.ID
-	for _, event := range []Event{
-		SessionProgress{"disk0", 3, "b", session, 100, 0, BaseLaneUnknown},
-		answer("b", 100),
-		BarrierConfirmed{"disk0", 3, 100},
-		AssignmentDelivered{VolumeID: "disk0", Epoch: 3, Version: 6, Role: RolePrimary, Replicas: []ReplicaAssignment{{ReplicaID: "b", Learning: true}}},
-		AssignmentDelivered{VolumeID: "disk0", Epoch: 3, Version: 7, Role: RolePrimary, Replicas: []ReplicaAssignment{{ReplicaID: "b"}}},
-		SessionCompleted{"disk0", 3, "b", session, 99},
-		SessionCompleted{"disk0", 3, "b", session + 1, 100},
-	} {
-		if result := e.ApplyEvent(event); view(t, e, "b").InSync() || result.Healthy {
-			t.Errorf("after %T it is in sync: %+v", event, result)
-		}
+	before := view(t, e, "b")
+	moved := Endpoint{DataAddr: "10.0.0.9:1", CtrlAddr: "10.0.0.9:2"}
+	r := e.ApplyEvent(AssignmentDelivered{VolumeID: "disk0", Epoch: 3, Version: 6, Role: RolePrimary, Replicas: []ReplicaAssignment{{ReplicaID: "b", Endpoint: moved}}})
+	if !issues[ConfigureShipperCommand](r) || issues[ApplyRoleCommand](r) {
+		t.Errorf("%+v", r)
 	}
-	if r := e.ApplyEvent(SessionCompleted{"disk0", 3, "b", session, 100}); !view(t, e, "b").InSync() || !r.Healthy {
-		t.Errorf("after its completion it is not: %+v", r)
+	before.Endpoint = moved
+	if got := view(t, e, "b"); !reflect.DeepEqual(got, before) {
+		t.Errorf("got  %+v\nwant %+v", got, before)
+	}
+	if v, _ := e.Volume("disk0"); v.Readiness.ShipperConfigured || v.Readiness.ShipperConnected || !v.Readiness.RoleApplied {
+		t.Errorf("%+v", v.Readiness)
 	}
 }
 
@@ -311,86 +316,5 @@ func TestDurableLSNIsThatOfAllInSync(t *testing.T) {
 	e.ApplyEvent(AssignmentDelivered{VolumeID: "disk0", Epoch: 4, Role: RolePrimary, Replicas: []ReplicaAssignment{{ReplicaID: "b"}}})
 	if durable() != 101 {
 		t.Errorf("in the next epoch durable is %d", durable())
-	}
-}
-
-// Nothing that was ever issued comes again: not after removal, not on another replica, not in another epoch.
-func TestS23SessionIDsNeverRepeat(t *testing.T) {
-	issued := map[string]bool{}
-	note := func(volume, replica string, id SessionID) {
-		key := fmt.Sprint(volume, id)
-		if issued[key] || id == 0 {
-			t.Fatalf("session %s of %s was there before", key, replica)
-		}
-		issued[key] = true
-	}
-	for epoch := range block.Epoch(30) { // each an engine of its own: a restart starts an epoch
-		c := randomChooser{rand.New(rand.NewPCG(uint64(epoch), 23))}
-		e := NewEngine()
-		for range 400 {
-			event := anyEvent(c, e)
-			if a, ok := event.(AssignmentDelivered); ok {
-				a.Epoch, a.EpochID = 100+epoch, uuid.Nil
-				event = a
-			}
-			for _, command := range e.ApplyEvent(event).Commands {
-				switch command := command.(type) {
-				case IssueCatchUpCommand:
-					note(command.VolumeID, command.ReplicaID, command.SessionID)
-				case IssueRebuildCommand:
-					note(command.VolumeID, command.ReplicaID, command.SessionID)
-				}
-			}
-		}
-	}
-	if len(issued) < 200 {
-		t.Errorf("%d sessions were issued: too few to tell", len(issued))
-	}
-}
-
-// What Volume returns is the caller's, and what ApplyEvent was given stays the caller's.
-func TestVolumeIsACopy(t *testing.T) {
-	e := primary(t, ReplicaAssignment{ReplicaID: "b"})
-	lineage, active := []block.EpochStart{{Epoch: 1, First: 1}, {Epoch: 3, First: 40}}, SessionID(0)
-	a := answer("b", 50)
-	a.Ack.Lineage, a.PrimaryLineage, a.Ack.ActiveSession = lineage, lineage, &active
-	result := e.ApplyEvent(a)
-	want, _ := e.Volume("disk0")
-	spoil := func(v VolumeState) {
-		r := v.ReplicaStates["b"]
-		v.Replicas[0].ReplicaID = "x"
-		r.LastSyncAck.Lineage[0].First, *r.LastSyncAck.ActiveSession = 99, 99
-		r.Decisions[0].Facts.Primary.Lineage[0].First, r.Decisions[0].Facts.Replica.Lineage[0].First = 99, 99
-		r.Decisions[0].Choice.Rule = "x"
-		r.Session.ID, r.CaughtUp = 99, true
-		v.ReplicaStates["y"] = r
-	}
-	got, _ := e.Volume("disk0")
-	spoil(got)
-	lineage[0].First, active = 99, 99
-	for _, command := range result.Commands {
-		if c, ok := command.(ConfigureShipperCommand); ok {
-			c.Replicas[0].ReplicaID = "x"
-		}
-	}
-	if got, _ = e.Volume("disk0"); !reflect.DeepEqual(got, want) {
-		t.Errorf("got  %+v\nwant %+v", got, want)
-	}
-}
-
-func TestDecisionsAreBounded(t *testing.T) {
-	e := primary(t, ReplicaAssignment{ReplicaID: "b"})
-	for range 3 * maxDecisions {
-		e.ApplyEvent(answer("b", 50))
-		e.ApplyEvent(SessionFailed{"disk0", 3, "b", view(t, e, "b").Session.ID, ReasonPinLost})
-	}
-	d := view(t, e, "b").Decisions
-	if len(d) != maxDecisions || d[len(d)-1].Sequence != 3*maxDecisions || d[0].Sequence != 2*maxDecisions+1 {
-		t.Errorf("%d decisions, %d to %d", len(d), d[0].Sequence, d[len(d)-1].Sequence)
-	}
-	for _, each := range d {
-		if got := decide(each.Facts); got != each.Choice {
-			t.Errorf("decided anew: %+v, was %+v", got, each.Choice)
-		}
 	}
 }

@@ -1,6 +1,10 @@
 package engine
 
-import "testing"
+import (
+	"testing"
+
+	"lockstep/block"
+)
 
 // Each row makes its condition hold, and all later ones as well, as far as they can: the first has to win.
 func TestProjection(t *testing.T) {
@@ -82,14 +86,19 @@ func TestHealthIsOfThisEpoch(t *testing.T) {
 	if r := e.ApplyEvent(BarrierConfirmed{"disk0", 4, 0}); r.Healthy {
 		t.Errorf("nothing is durable: %+v", r)
 	}
-	if r := e.ApplyEvent(BarrierConfirmed{"disk0", 4, 1}); !r.Healthy || r.Mode != ModePublishHealthy {
-		t.Errorf("%+v", r)
+	for _, durable := range []block.LSN{1, 0} {
+		if r := e.ApplyEvent(BarrierConfirmed{"disk0", 4, durable}); !r.Healthy || r.Mode != ModePublishHealthy {
+			t.Errorf("%+v", r)
+		}
 	}
 }
 
 // A projection is published when it changes, and once.
 func TestProjectionIsPublishedOnce(t *testing.T) {
 	e := primary(t, ReplicaAssignment{ReplicaID: "b"})
+	if r := NewEngine().ApplyEvent(AssignmentDelivered{VolumeID: "disk0", Epoch: 1, Role: RolePrimary}); !issues[PublishProjectionCommand](r) {
+		t.Errorf("of a new volume: %+v", r)
+	}
 	no, yes := false, true
 	for _, c := range []struct {
 		connected *bool
