@@ -96,6 +96,9 @@ func (s *supervisor) supervise(ctx context.Context) error {
 			}
 			s.await(ctx, lastPause)
 		case stepMend:
+			if f.live+f.unknown == 0 {
+				s.lost()
+			}
 			if err := s.mend(ctx, f); err == nil {
 				pause = firstPause
 				continue
@@ -113,6 +116,13 @@ func (s *supervisor) supervise(ctx context.Context) error {
 		}
 	}
 	return s.stop()
+}
+
+// lost reports that requests wait, unless that is known already, with a better reason.
+func (s *supervisor) lost() {
+	if s.status.State == StateAttached {
+		s.report(StateReconnecting, "all connections have ended")
+	}
 }
 
 // look takes stock. Links that died are let go.

@@ -134,6 +134,28 @@ func TestDeathThatNobodyTells(t *testing.T) {
 	})
 }
 
+// Even the shortest outage is said, with what follows it; one link of several is none.
+func TestOutageIsReported(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world, cfg Config) {
+		w.serve(here, volumeA, 1<<30, multiConn)
+		r := begin(t, cfg)
+		w.dieOne(0, 1)
+		pass(time.Second)
+		w.set(func() { w.deaf = true })
+		w.kill(here)
+		w.serve(here, volumeA, 1<<30, multiConn)
+		pass(DefaultProbeInterval)
+		var states []State
+		for _, s := range r.said {
+			states = append(states, s.State)
+		}
+		if !slices.Equal(states, []State{StateAttached, StateReconnecting, StateAttached}) || r.said[1].Reason == "" {
+			t.Errorf("reported %+v", r.said)
+		}
+		r.finish()
+	})
+}
+
 func TestOneLinkDies(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world, cfg Config) {
 		w.serve(here, volumeA, 1<<30, multiConn)
