@@ -48,6 +48,10 @@ no_io_errors() {
 
 opened() { readlink "/proc/$1/fd/0" | grep -q nbd; }
 
+# state_is STATE, as the supervisor reported it last; clients_are NUMBER, as the server counts them.
+state_is() { grep -o '"to":"[a-z]*"' /tmp/supervisor.log | tail -n 1 | grep -q "\"$1\""; }
+clients_are() { lockstep volume show disk0 | grep -q "^clients  *$1\$"; }
+
 # reads makes sure that the device answers.
 reads() { timeout 60 dd if=/dev/nbd0 of=/dev/null bs=4k count=16 iflag=direct 2>/dev/null || fail "the device does not answer"; }
 
@@ -78,6 +82,8 @@ while [ "$i" -lt "${kills:-6}" ]; do
 	reads
 	say "kill $i: the device answers after $(took "$begun")"
 done
+await 30 state_is attached
+await 10 clients_are 2 # processors of the guest
 kill -0 "$load" || fail "fio ended before the last kill: $(cat /tmp/fio.log)"
 
 say "kill of the supervisor, then of the server"
@@ -125,6 +131,7 @@ attached /dev/nbd0 || fail "the mounted device was detached"
 refused "as export .disk0" lockstep attach disk1 /dev/nbd0
 supervise disk0
 device_is /dev/nbd0
+await 10 clients_are 2 # those that the device has had all the time: it took no others
 stop_server KILL || true
 serve
 reads
