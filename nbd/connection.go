@@ -21,6 +21,7 @@ var errReplaced = errors.New("export was replaced")
 type connection struct {
 	server *Server
 	conn   net.Conn
+	ending chan struct{} // closed when it is to be drained or was killed
 	done   chan struct{} // closed when nothing of it is left
 
 	// Guarded by server.mu.
@@ -52,6 +53,7 @@ func (c *connection) run() {
 	}
 	logger = identified(logger, bytes)
 	logger.Info().Str("volume", export.Name).Msg("nbd client connected")
+	c.awaitPredecessors()
 	err = t.run()
 	export.release()
 	logger.Info().Str("volume", export.Name).AnErr("reason", err).Msg("nbd client disconnected")
@@ -151,7 +153,7 @@ func (c *connection) choose(name string, disconnects *uint64) bool {
 func (c *connection) drain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.draining = true
+	c.endLocked()
 	if c.transmission != nil {
 		c.transmission.drain()
 		return
@@ -159,11 +161,19 @@ func (c *connection) drain() {
 	_ = c.conn.Close() // ends the handshake
 }
 
+// endLocked notes that the connection is to end.
+func (c *connection) endLocked() {
+	if !c.draining {
+		close(c.ending)
+	}
+	c.draining = true
+}
+
 // kill cuts the connection.
 func (c *connection) kill() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.draining = true
+	c.endLocked()
 	if c.transmission != nil {
 		c.transmission.kill()
 		return

@@ -230,7 +230,7 @@ func (s *Server) isClosed() bool {
 
 // admit starts serving a client, or closes the connection when there are too many.
 func (s *Server) admit(conn net.Conn) {
-	c := &connection{server: s, conn: conn, done: make(chan struct{})}
+	c := &connection{server: s, conn: conn, ending: make(chan struct{}), done: make(chan struct{})}
 	s.mu.Lock()
 	full := len(s.connections) >= s.cfg.MaxConnections
 	if !full && !s.closed {
