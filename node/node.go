@@ -134,8 +134,8 @@ func (n *node) run(ctx context.Context) error {
 		for _, l := range n.sockets {
 			serving.Go(func() error { return n.serveNBD(serveCtx, l) })
 		}
-		n.ready()
-		n.notifier.attend(serveCtx, n.serving, n.cfg.Watchdog, n.alive)
+		said := n.ready()
+		n.notifier.attend(serveCtx, said, n.serving, n.cfg.Watchdog, n.alive)
 	}
 	return errors.Join(err, n.stop(ctx, serving))
 }
@@ -168,15 +168,18 @@ func (n *node) serveNBD(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-func (n *node) ready() {
+// ready says that the server serves, and returns the status line that it told the service manager.
+func (n *node) ready() string {
 	n.monitor.started.Store(true)
 	s := n.status()
 	n.cfg.Logger.Info().Str("data_dir", s.DataDir).Strs("tcp", s.TCP).Str("tls", s.TLS).Str("unix", s.Unix).Str("metrics", s.Metrics).Int("volumes", len(s.Volumes)).
 		Msg("serving")
-	n.notifier.say(daemon.SdNotifyReady, statusLine(n.serving()))
+	line := n.serving()
+	n.notifier.say(daemon.SdNotifyReady, statusLine(line))
 	if n.cfg.Ready != nil {
 		n.cfg.Ready(Endpoints{TCP: s.TCP, TLS: s.TLS, Unix: s.Unix, Admin: n.cfg.Admin, Metrics: s.Metrics, Volumes: s.Volumes})
 	}
+	return line
 }
 
 // serving describes a server that serves in one line.

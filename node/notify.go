@@ -75,9 +75,9 @@ func (n *notifier) during(status func() string, do func() error) error {
 	return err
 }
 
-// attend keeps the status line up to date until ctx ends and, where a watchdog wants to hear of it at least every so
+// attend keeps the status line, which was last said to be said, up to date until ctx ends and, where a watchdog wants to hear of it at least every so
 // often, says that the server is alive, as long as it is.
-func (n *notifier) attend(ctx context.Context, status func() string, watchdog time.Duration, alive func(context.Context) error) {
+func (n *notifier) attend(ctx context.Context, said string, status func() string, watchdog time.Duration, alive func(context.Context) error) {
 	refresh := time.NewTicker(statusEvery)
 	defer refresh.Stop()
 	var check <-chan time.Time // nil: never
@@ -86,14 +86,14 @@ func (n *notifier) attend(ctx context.Context, status func() string, watchdog ti
 		defer t.Stop()
 		check = t.C
 	}
-	last, sound := status(), true
+	sound := true
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-refresh.C:
-			if now := status(); now != last {
-				last = now
+			if now := status(); now != said {
+				said = now
 				n.say(statusLine(now))
 			}
 		case <-check:

@@ -120,7 +120,7 @@ func TestAttend(t *testing.T) {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			n.attend(ctx, status, 15*time.Second, alive)
+			n.attend(ctx, "young", status, 15*time.Second, alive)
 		}()
 		<-time.After(51 * time.Second)
 		cancel()
@@ -140,6 +140,20 @@ func TestAttend(t *testing.T) {
 			if strings.Count(log.String(), once) != 1 {
 				t.Errorf("%s is not in the log once:\n%s", once, log.String())
 			}
+		}
+	})
+}
+
+// TestAttendSaysWhatChangedBefore: what changed between the line that was said and the first look is said too.
+func TestAttendSaysWhatChangedBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		manager := told{make(chan string, 100)}
+		n := notifier{tell: manager.notify, log: zerolog.Nop()}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*statusEvery+time.Second)
+		defer cancel()
+		n.attend(ctx, "no clients", func() string { return "one client" }, 0, nil)
+		if got := manager.all(); !slices.Equal(got, []string{"STATUS=one client"}) {
+			t.Errorf("said %q", got)
 		}
 	})
 }
