@@ -376,7 +376,7 @@ func TestI3ResizesBesideEverything(t *testing.T) {
 				}
 			})
 			r := rand.New(rand.NewPCG(7, 7))
-			for range 150 {
+			for range 50 {
 				size := keep + r.Int64N((most-keep)/512)*512 + 512
 				if err := second(v.Resize(t.Context(), size, true)); err != nil {
 					t.Fatal(err)
