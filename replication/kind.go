@@ -1,6 +1,9 @@
 package replication
 
-import "fmt"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
 // Kind is the type of a message. Numbers are never given to another meaning.
 type Kind uint16
@@ -172,4 +175,25 @@ func (k Kind) limits() (least, most int) {
 	}
 	size := k.empty().size()
 	return size, size
+}
+
+// kindOf returns the kind in a header.
+func kindOf(header []byte) Kind { return Kind(binary.LittleEndian.Uint16(header[frameTypeAt:])) }
+
+// ofHandshake tells whether a message may come before a peer is authenticated. They are short.
+func (k Kind) ofHandshake() bool { return k <= KindRefusal }
+
+// carries tells whether a message may come on the lane, after the handshake.
+func (l Lane) carries(k Kind) bool {
+	switch {
+	case k == KindHeartbeat:
+		return true
+	case k >= KindChunkData:
+		return l == LaneBase
+	case k >= KindStartStream:
+		return l == LaneLog
+	case k >= KindSyncRequest:
+		return l == LaneControl
+	}
+	return false
 }
