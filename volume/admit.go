@@ -41,6 +41,7 @@ type batch struct {
 	records  []wal.Change
 	bytes    int64
 	from, to int
+	reign    *reign // that the changes were admitted under
 }
 
 // Apply carries out the changes in order and sets the Err of each. When it returns they are in the log of this node,
@@ -50,6 +51,8 @@ type batch struct {
 func (v *Volume) Apply(changes []Change) {
 	b := v.batches.Get().(*batch)
 	defer v.batches.Put(b)
+	b.reign = v.reign.Load()
+	defer func() { b.reign = nil }()
 	fua := false
 	for i := range changes {
 		c := &changes[i]
@@ -85,7 +88,13 @@ func (v *Volume) checkChange(c *Change) error {
 	if c.Kind == Write && int64(len(c.Data)) != c.Length {
 		panic(fmt.Sprintf("volume: write of %d bytes with %d bytes of data", c.Length, len(c.Data)))
 	}
-	return v.Err()
+	if err := v.Err(); err != nil {
+		return err
+	}
+	if v.reign.Load() == nil {
+		return ErrFollower
+	}
+	return nil
 }
 
 // isPartial tells whether the change covers a part of some block.
@@ -107,7 +116,7 @@ func (v *Volume) applyBatch(b *batch, changes []Change) {
 	if len(b.records) == 0 {
 		return
 	}
-	err := v.logAll(b.records, b.bytes, nil)
+	err := v.logAll(b.reign, b.records, b.bytes, nil)
 	if err == nil {
 		return
 	}
@@ -120,7 +129,7 @@ func (v *Volume) applyBatch(b *batch, changes []Change) {
 		case alone:
 			b.reset()
 			b.add(c, v.blockBytes)
-			c.Err = v.logAll(b.records, b.bytes, nil)
+			c.Err = v.logAll(b.reign, b.records, b.bytes, nil)
 		default:
 			c.Err = err
 		}
@@ -168,12 +177,13 @@ func (b *batch) addZeroes(kind Kind, r block.Range) {
 }
 
 // logAll appends the records and publishes them. It waits for partial changes of other callers that they overlap; own
-// is the caller's, or nil, and ends when the records are published.
-func (v *Volume) logAll(records []wal.Change, bytes int64, own *partial) error {
+// is the caller's, or nil, and ends when the records are published. Once the reign that the caller began under is over it
+// logs nothing more (S8).
+func (v *Volume) logAll(r *reign, records []wal.Change, bytes int64, own *partial) error {
 	v.pacer.wait(bytes)
 	for len(records) > 0 {
 		n := firstRecords(records)
-		if err := v.append(records[:n], own); err != nil {
+		if err := v.append(r, records[:n], own); err != nil {
 			return err
 		}
 		records = records[n:]
@@ -192,10 +202,10 @@ func firstRecords(records []wal.Change) int {
 	return len(records)
 }
 
-func (v *Volume) append(records []wal.Change, own *partial) error {
+func (v *Volume) append(r *reign, records []wal.Change, own *partial) error {
 	for {
 		seen := block.LSN(v.checkpoint.Load())
-		err := v.tryAppend(records, own)
+		err := v.tryAppend(r, records, own)
 		if errors.Is(err, wal.ErrPinned) {
 			time.Sleep(time.Millisecond) // a reader holds the oldest segment, for as long as its disk takes
 			continue
@@ -206,6 +216,9 @@ func (v *Volume) append(records []wal.Change, own *partial) error {
 		begun := time.Now()
 		err = v.makeRoom(seen)
 		v.tally.full.add(time.Since(begun))
+		if errors.Is(err, ErrUncommitted) {
+			return ErrFollower // which it has become meanwhile
+		}
 		if err != nil {
 			return err
 		}
@@ -213,12 +226,15 @@ func (v *Volume) append(records []wal.Change, own *partial) error {
 }
 
 // tryAppend appends and publishes the records, or returns wal.ErrFull where there is no room for them now.
-func (v *Volume) tryAppend(records []wal.Change, own *partial) error {
+func (v *Volume) tryAppend(r *reign, records []wal.Change, own *partial) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.partials.await(records, own)
 	if err := v.Err(); err != nil {
 		return err
+	}
+	if r == nil || v.reign.Load() != r {
+		return ErrFollower
 	}
 	if err := v.withinLocked(records); err != nil {
 		return err

@@ -25,6 +25,7 @@ import (
 //	finish    the superblock moves; the log before it may be reclaimed
 type checkpoint struct {
 	v      *Volume
+	reign  *reign // nil: of a follower, and committed already
 	upTo   block.LSN
 	size   int64 // of the volume as of upTo, in bytes; what is frozen may touch blocks after it
 	most   int64 // largest size of it by then, in bytes
@@ -45,35 +46,47 @@ const copyBytes = 1 << 20
 // the log keeps it, and the error wraps ErrNoSpace. So it does where it is cancelled, or another copy can not be waited
 // for.
 func (v *Volume) Checkpoint(ctx context.Context) error {
-	if err := v.awaitCopies(ctx); err != nil {
-		return err
+	for target := v.log.Head(); ; {
+		risen := v.awaitRise()
+		if err := v.awaitCopies(ctx); err != nil {
+			return err
+		}
+		v.checkpointing.Lock()
+		moved, err := v.checkpointLocked(ctx)
+		v.checkpointing.Unlock()
+		if errors.Is(err, ErrUncommitted) {
+			err = v.await(ctx, risen)
+		} else if err == nil && (!moved || block.LSN(v.checkpoint.Load()) >= target) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
 	}
-	v.checkpointing.Lock()
-	defer v.checkpointing.Unlock()
-	_, err := v.checkpointLocked(ctx)
-	return err
 }
 
 // awaitCopies commits what there is before a checkpoint takes its lock, under which little is then left to wait for.
+// A follower has nothing to wait for there: see followLimit.
 func (v *Volume) awaitCopies(ctx context.Context) error {
-	if v.cfg.Committer == nil {
+	if v.cfg.Committer == nil || v.reign.Load() == nil {
 		return nil
 	}
 	err := v.flush(ctx)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrFollower) {
 		return v.refuse(fmt.Errorf("checkpoint: %w", err))
 	}
 	return err
 }
 
-// checkpointLocked runs one checkpoint; moved says that the superblock moved.
+// checkpointLocked runs one checkpoint; moved says that the superblock moved. On a follower it returns ErrUncommitted, at
+// once, where what is to be moved is not committed.
 func (v *Volume) checkpointLocked(ctx context.Context) (moved bool, err error) {
 	if err := v.Err(); err != nil {
 		return false, err
 	}
-	c := v.freeze()
+	c, err := v.nextCheckpoint()
 	if c == nil {
-		return false, nil
+		return false, err
 	}
 	begun := v.tally.checkpointBegins(c.frozen.len())
 	defer func() { v.tally.checkpointEnds(ctx, begun, err) }()
@@ -84,6 +97,8 @@ func (v *Volume) checkpointLocked(ctx context.Context) (moved bool, err error) {
 		v.index.thaw(c.bytes)
 		switch {
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+			return false, err
+		case errors.Is(err, ErrFollower):
 			return false, err
 		case errors.As(err, new(errCommit)):
 			return false, v.refuse(fmt.Errorf("checkpoint: %w", err))
@@ -150,8 +165,10 @@ func (c *checkpoint) run(ctx context.Context) error {
 	if _, err := v.log.Sync(); err != nil {
 		return err
 	}
-	if err := v.commit(ctx, c.upTo); err != nil {
-		return err
+	if c.reign != nil {
+		if err := v.commit(ctx, c.reign, c.upTo); err != nil {
+			return err
+		}
 	}
 	if err := v.log.Mark(); err != nil && !errors.Is(err, wal.ErrFull) {
 		return err
@@ -346,12 +363,7 @@ func (c *checkpoint) finish() error {
 	next.MapGeneration++
 	next.PendingZero = c.zeroes
 	next.Durable = max(next.Durable, v.log.Durable())
-	next.Lineage = nil
-	for _, e := range v.lineage {
-		if e.First <= c.upTo {
-			next.Lineage = append(next.Lineage, e)
-		}
-	}
+	next.Lineage = v.lineageUpTo(c.upTo)
 	// A cut matters while recovery could come by the place where the log was cut.
 	tail := v.log.Tail()
 	next.Cuts = slices.DeleteFunc(slices.Clone(next.Cuts), func(x Cut) bool { return x.LSN+1 < tail })
@@ -371,7 +383,7 @@ func (c *checkpoint) finish() error {
 }
 
 // makeRoom is for a change that found the log full while the checkpoint stood at seen: it runs a checkpoint, or waits
-// for the one that runs, and returns ErrNoSpace where that can not help.
+// for the one that runs, and returns ErrNoSpace, or on a follower ErrUncommitted, where that can not help.
 func (v *Volume) makeRoom(seen block.LSN) error {
 	if err := v.refusedFor(noSpaceRetry); err != nil {
 		return err

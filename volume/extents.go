@@ -25,8 +25,8 @@ func (v *Volume) Extents(off, length int64, limit int) ([]Extent, error) {
 	if err := v.checkRange(off, length); err != nil || length == 0 || limit < 1 {
 		return nil, err
 	}
-	if v.closed.Load() {
-		return nil, ErrClosed
+	if err := v.readable(); err != nil {
+		return nil, err
 	}
 	l := v.lookups.Get().(*lookup)
 	defer v.lookups.Put(l)
@@ -37,6 +37,9 @@ func (v *Volume) Extents(off, length int64, limit int) ([]Extent, error) {
 			return nil, v.unlessCut(err, off, n)
 		}
 		off += n
+	}
+	if err := v.readable(); err != nil { // as in read
+		return nil, err
 	}
 	return x.extents, nil
 }

@@ -89,6 +89,9 @@ func (x *index) publish(records []wal.Change) {
 	for i := range records {
 		r := &records[i]
 		kind := r.Type
+		if kind == wal.RecordEpochStart {
+			continue // it touches no block
+		}
 		if kind == wal.RecordResize {
 			kind = wal.RecordTrim // which it is to what it touches
 		}

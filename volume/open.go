@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -92,12 +93,16 @@ func (cfg *Config) logConfig(sb *Superblock) wal.Config {
 		FS: cfg.Log, VolumeID: sb.VolumeID, CopyID: sb.CopyID,
 		BlockBytes: int(sb.BlockBytes), SegmentBytes: sb.SegmentBytes, BudgetBytes: sb.LogBudgetBytes,
 		Logger:      cfg.Logger,
-		Incarnation: sb.Incarnation, Checkpoint: sb.Checkpoint, Epoch: sb.Epoch,
+		Incarnation: sb.Incarnation, Checkpoint: sb.Checkpoint, Committed: sb.Committed,
 		// Nothing enters the base image before it is durable in the log, so base_high is a durable mark too.
 		Durable: max(sb.Durable, sb.BaseHigh, sb.Checkpoint),
 	}
 	if cfg.LogBudgetBytes > 0 {
 		c.BudgetBytes = max(cfg.LogBudgetBytes, wal.MinSegments*sb.SegmentBytes)
+	}
+	// That of the record at the checkpoint: a follower has seen newer ones than its records are of.
+	if n := len(sb.Lineage); n > 0 {
+		c.Epoch = sb.Lineage[n-1].Epoch
 	}
 	for _, x := range sb.Cuts {
 		c.Cuts = append(c.Cuts, wal.Cut(x))
@@ -105,17 +110,23 @@ func (cfg *Config) logConfig(sb *Superblock) wal.Config {
 	return c
 }
 
-// Open recovers a volume: it replays what the log holds beyond the base image into the index, proves log and base
-// durable, and starts a new incarnation and epoch. It starts no goroutine; Run does the background work. Errors name
+// Open recovers a volume that is not replicated, or whose primary needs nobody's leave: it replays what the log holds beyond
+// the base image into the index, proves log and base durable, and starts a new incarnation and epoch, of its own, in which
+// it takes changes. It starts no goroutine; Run does the background work. Errors name
 // what is damaged (*SuperblockDamageError, *wal.CorruptError) or does not fit (wal.ErrMismatch), and nothing that was
 // there is changed then, but for the name of a change map that a resize left under another one.
 func Open(cfg Config) (*Volume, error) {
+	return open(cfg, (*Volume).start)
+}
+
+// open reads a volume and then starts it.
+func open(cfg Config, start func(*Volume) error) (*Volume, error) {
 	begun := time.Now()
 	v, err := openVolume(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open volume: %w", err)
 	}
-	if err := v.start(); err != nil {
+	if err := start(v); err != nil {
 		return nil, errors.Join(fmt.Errorf("open volume: %w", err), v.closeFiles())
 	}
 	v.tally.openTook = time.Since(begun)
@@ -136,10 +147,11 @@ func openVolume(cfg Config) (*Volume, error) {
 		return nil, errors.New("the copy is inside a rebuild and can not be read")
 	}
 	v := &Volume{
-		cfg: cfg, id: sb.VolumeID, blockBytes: int64(sb.BlockBytes),
+		cfg: cfg, id: sb.VolumeID, copyID: sb.CopyID, blockBytes: int64(sb.BlockBytes), segmentBytes: sb.SegmentBytes,
 		base:    base{backend: cfg.Base, blockBytes: int64(sb.BlockBytes)},
 		header:  header,
-		lineage: sb.Lineage,
+		lineage: slices.Clone(sb.Lineage),
+		follow:  following{seen: sb.Epoch, seenID: sb.EpochID},
 		kick:    make(chan struct{}, 1),
 		zero:    make(chan struct{}, 1),
 	}
@@ -150,10 +162,14 @@ func openVolume(cfg Config) (*Volume, error) {
 	v.setPending(sb.PendingZero)
 	v.batches.New = func() any { return new(batch) }
 	v.lookups.New = func() any { return &lookup{log: v.log} }
+	v.state.Store(uint32(sb.State))
 	v.checkpoint.Store(uint64(sb.Checkpoint))
 	v.baseHigh.Store(uint64(sb.BaseHigh))
 	if v.log, err = wal.Open(cfg.logConfig(sb), v.replay); err != nil {
 		return nil, err
+	}
+	if e := v.log.Epoch(); e > v.follow.seen { // the slot that said so has rotted
+		v.follow.seen, v.follow.seenID = e, uuid.Nil
 	}
 	// A volume grows after its base image has, durably. It may have shrunk since the checkpoint.
 	if err := checkBase(cfg.Base, v.Size()); err != nil {
@@ -204,9 +220,23 @@ func (v *Volume) replay(r wal.Record, at wal.Position) error {
 	return nil
 }
 
-// start makes what recovery found durable (L4), begins a new incarnation (L2), and then a new epoch. The superblock says
-// so twice, so that the volume opens again, and misses nothing of it, though either slot may rot.
+// start makes what recovery found durable, and begins an incarnation and an epoch. The superblock says so twice, so that the
+// volume opens again, and misses nothing of it, though either slot may rot.
 func (v *Volume) start() error {
+	epoch := v.follow.seen + 1
+	if err := v.harden(epoch); err != nil {
+		return err
+	}
+	v.follow.seen, v.follow.seenID = epoch, uuid.Nil
+	v.beginReignLocked() // nobody has the volume yet; a checkpoint that makes room waits for the other copies under it
+	if _, err := v.startEpoch(epoch, v.cfg.newID(), func() error { return v.Checkpoint(context.Background()) }); err != nil {
+		return err
+	}
+	return v.cutBaseLocked()
+}
+
+// harden makes what recovery found durable (L4), and begins a new incarnation (L2), in which epoch is the newest one seen.
+func (v *Volume) harden(epoch block.Epoch) error {
 	if err := v.log.Harden(); err != nil {
 		return err
 	}
@@ -215,47 +245,50 @@ func (v *Volume) start() error {
 	}
 	next := v.header.current
 	next.Incarnation++
-	next.Epoch = v.log.Epoch() + 1
+	if next.Epoch < epoch {
+		next.Epoch, next.EpochID = epoch, uuid.Nil
+	}
 	next.Durable = v.log.Head()
 	if err := v.header.write(next); err != nil {
 		return err
 	}
-	if err := v.log.Start(next.Incarnation); err != nil {
-		return err
+	return v.log.Start(next.Incarnation)
+}
+
+// startEpoch logs the first record of an epoch that the superblock knows of (S6), durably, and has the other slot of the
+// superblock know of it too. Where trims filled the log to the brim, room makes place in it.
+func (v *Volume) startEpoch(epoch block.Epoch, id uuid.UUID, room func() error) (block.EpochStart, error) {
+	start := func() (block.EpochStart, error) {
+		return v.log.StartEpoch(epoch, id, v.cfg.NodeID, v.now().UnixNano())
 	}
-	entry, err := v.startEpoch(next.Epoch)
+	entry, err := start()
 	if errors.Is(err, wal.ErrFull) {
-		// Trims filled the log to the brim.
-		if err := v.Checkpoint(context.Background()); err != nil {
-			return err
+		if err := room(); err != nil {
+			return block.EpochStart{}, err
 		}
-		entry, err = v.startEpoch(next.Epoch)
+		entry, err = start()
 	}
 	if err != nil {
-		return err
+		return block.EpochStart{}, err
 	}
+	v.mu.Lock()
 	v.lineage = append(v.lineage, entry)
+	v.mu.Unlock()
 	if _, err := v.log.Sync(); err != nil {
-		return err
+		return block.EpochStart{}, err
 	}
-	if err := v.noteDurable(); err != nil { // now both slots have the incarnation
-		return err
-	}
-	return v.cutBaseLocked()
+	return entry, v.noteDurable()
 }
 
-// noteDurable has the superblock say how far the log is durable.
+// noteDurable has the superblock say how far the log is durable, and committed.
 func (v *Volume) noteDurable() error {
 	next := v.header.current
-	if next.Durable >= v.log.Durable() {
+	durable, committed := v.log.Durable(), v.log.Committed()
+	if next.Durable >= durable && next.Committed >= committed {
 		return nil
 	}
-	next.Durable = v.log.Durable()
+	next.Durable, next.Committed = max(next.Durable, durable), max(next.Committed, committed)
 	return v.header.write(next)
-}
-
-func (v *Volume) startEpoch(epoch block.Epoch) (block.EpochStart, error) {
-	return v.log.StartEpoch(epoch, v.cfg.newID(), v.cfg.NodeID, v.now().UnixNano())
 }
 
 // Close makes the log durable on this node, has log and superblock say so, and closes log and change map. It does not

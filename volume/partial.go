@@ -71,7 +71,7 @@ func (v *Volume) applyPartial(b *batch, c *Change) error {
 	if err := v.merge(b, c, r); err != nil {
 		return err
 	}
-	return v.logAll(b.records, b.bytes, own)
+	return v.logAll(b.reign, b.records, b.bytes, own)
 }
 
 // merge adds the records of a change that begins or ends within a block: the first block, whole blocks, the last.

@@ -27,8 +27,8 @@ func (v *Volume) read(p []byte, off int64, wait bool) error {
 	if err := v.checkRange(off, int64(len(p))); err != nil || len(p) == 0 {
 		return err
 	}
-	if v.closed.Load() {
-		return ErrClosed
+	if err := v.readable(); err != nil {
+		return err
 	}
 	l := v.lookups.Get().(*lookup)
 	defer v.lookups.Put(l)
@@ -38,6 +38,17 @@ func (v *Volume) read(p []byte, off int64, wait bool) error {
 		if err := v.readPart(p, off, &l.parts[i], wait); err != nil {
 			return v.unlessCut(err, off, int64(len(p)))
 		}
+	}
+	return v.readable() // it may have been fenced meanwhile (S8)
+}
+
+// readable returns why reads are refused, or nil.
+func (v *Volume) readable() error {
+	if v.closed.Load() {
+		return ErrClosed
+	}
+	if v.reign.Load() == nil && !v.cfg.ReadFollower {
+		return ErrFollower
 	}
 	return nil
 }

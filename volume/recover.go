@@ -3,7 +3,8 @@ package volume
 import (
 	"errors"
 	"fmt"
-	"slices"
+
+	"github.com/google/uuid"
 
 	"lockstep/block"
 	"lockstep/wal"
@@ -99,25 +100,16 @@ func Recover(cfg Config, to block.LSN, force bool) (*Loss, error) {
 	if loss.Aside, err = wal.SetAside(cfg.logConfig(sb), to); err != nil {
 		return loss, fmt.Errorf("recover volume: %w", err)
 	}
-	next := *sb
-	cut := Cut{LSN: to, Incarnation: sb.Incarnation}
-	next.Cuts = slices.DeleteFunc(slices.Clone(sb.Cuts), cut.subsumes)
-	next.Cuts = append(next.Cuts, cut)
-	next.Incarnation++
+	next := cutLog(sb, loss)
 	if loss.BaseAhead != 0 {
 		// The base image may have changed where the map does not say so. Of a generation that is nowhere, every chunk
 		// counts as changed.
 		next.MapGeneration += 2
 	}
-	// What is kept was not necessarily flushed: a cut proves nothing durable.
-	next.Durable, next.BaseHigh = min(sb.Durable, to), min(sb.BaseHigh, to)
-	next.Committed = min(next.Committed, to)
+	next.EpochID = uuid.Nil
 	next.Epoch += 1 // the next Open goes beyond it, whatever the cut records said
 	for _, r := range loss.Records {
 		next.Epoch = max(next.Epoch, r.Epoch)
-	}
-	for n := len(next.Lineage); n > 0 && next.Lineage[n-1].First > to; n-- {
-		next.Lineage = next.Lineage[:n-1]
 	}
 	if err := header.writeBoth(next); err != nil {
 		return loss, fmt.Errorf("recover volume: %w", err)

@@ -25,6 +25,9 @@ var (
 	ErrNoRoom = fmt.Errorf("no room for that size: %w", syscall.ENOSPC)
 )
 
+// maxSizeBytes is the largest size that a volume may have; sums of offsets in it do not overflow.
+const maxSizeBytes = math.MaxInt64/2 - 1
+
 // growStep is how much a base image grows at a time, so that a growth can be given up in between.
 const growStep = 16 << 30
 
@@ -47,11 +50,15 @@ func (v *Volume) Resize(ctx context.Context, sizeBytes int64, shrink bool) (from
 	if err := v.Err(); err != nil {
 		return from, err
 	}
+	r := v.reign.Load()
+	if r == nil {
+		return from, ErrFollower
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(v.life, cancel)()
+	defer context.AfterFunc(r.ctx, cancel)()
 	if sizeBytes != from {
-		if err := v.resize(ctx, from, sizeBytes); err != nil {
+		if err := v.resize(ctx, r, from, sizeBytes); err != nil {
 			return from, fmt.Errorf("resize volume from %d to %d bytes: %w", from, sizeBytes, err)
 		}
 		v.cfg.Logger.Info().Int64("from_bytes", from).Int64("to_bytes", sizeBytes).Msg("volume resized")
@@ -60,14 +67,14 @@ func (v *Volume) Resize(ctx context.Context, sizeBytes int64, shrink bool) (from
 }
 
 // possible tells whether a volume may have that size as far as offsets go, with room to spare for sums of them.
-func (v *Volume) possible(sizeBytes int64) bool { return sizeBytes < math.MaxInt64/2 }
+func (v *Volume) possible(sizeBytes int64) bool { return sizeBytes <= maxSizeBytes }
 
-func (v *Volume) resize(ctx context.Context, from, to int64) error {
+func (v *Volume) resize(ctx context.Context, r *reign, from, to int64) error {
 	if err := v.makePlace(ctx, to); err != nil {
 		return err
 	}
 	change := wal.ResizeChange(uint64(from/v.blockBytes), uint64(to/v.blockBytes))
-	if err := v.logAll([]wal.Change{change}, 0, nil); err != nil {
+	if err := v.logAll(r, []wal.Change{change}, 0, nil); err != nil {
 		if v.Err() == nil { // else the log may have the record
 			err = errors.Join(roomless(err), v.shrinkBase(from))
 		}
@@ -226,7 +233,7 @@ func (v *Volume) replayResize(r wal.Record) error {
 	if err != nil {
 		return err
 	}
-	if blocks > math.MaxInt64/2/uint64(v.blockBytes) {
+	if blocks > uint64(maxSizeBytes/v.blockBytes) {
 		return fmt.Errorf("resize to %d blocks: %w", blocks, ErrSize)
 	}
 	v.index.publish([]wal.Change{{Type: r.Type, Range: r.Range, LSN: r.LSN}})

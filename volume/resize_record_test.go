@@ -14,7 +14,7 @@ import (
 func TestAppendRefusesAResizeThatDoesNotFollow(t *testing.T) {
 	c := newSmallCase(t)
 	d := mustOpen(t, c)
-	err := d.v.append([]wal.Change{wal.ResizeChange(64, 32)}, nil) // as sent to a copy that has 128 blocks
+	err := d.v.append(d.v.reign.Load(), []wal.Change{wal.ResizeChange(64, 32)}, nil) // as sent to a copy that has 128 blocks
 	if err == nil {
 		t.Errorf("taken; the volume has %d blocks", d.v.sizeBlocks())
 	}
@@ -36,7 +36,7 @@ func TestAppendRefusesAResizeThatContradictsItself(t *testing.T) {
 			t.Errorf("panic with the record in the log: %v", p)
 		}
 	}()
-	_ = d.v.append([]wal.Change{x}, nil)
+	_ = d.v.append(d.v.reign.Load(), []wal.Change{x}, nil)
 }
 
 type cutExtents struct {

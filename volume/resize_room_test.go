@@ -217,7 +217,7 @@ func TestCutOffChangeSpoilsNoOther(t *testing.T) {
 	c := newSmallCase(t)
 	d := mustOpen(t, c)
 	changes := []Change{filled(0, testBlock, 1), filled(127*testBlock, testBlock, 2)}
-	b := new(batch)
+	b := &batch{reign: d.v.reign.Load()}
 	for i := range changes {
 		b.add(&changes[i], testBlock) // both were checked
 	}
@@ -241,7 +241,7 @@ func TestChunkSizeIsTheLogs(t *testing.T) {
 		if err := second(primary.Resize(t.Context(), size, true)); err != nil {
 			t.Fatal(err)
 		}
-		if err := replica.logAll([]wal.Change{wal.ResizeChange(replica.sizeBlocks(), uint64(size/512))}, 0, nil); err != nil {
+		if err := replica.logAll(replica.reign.Load(), []wal.Change{wal.ResizeChange(replica.sizeBlocks(), uint64(size/512))}, 0, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

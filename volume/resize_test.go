@@ -272,7 +272,7 @@ func TestI5CheckpointOfAnOlderSize(t *testing.T) {
 	d.must(t, func() error { return d.write(0, 128) })
 	point := d.v.freeze()
 	resized := d.Model.Begin(disk.Change{Offset: 64 * testBlock, Length: 64 * testBlock})
-	if err := d.v.logAll([]wal.Change{wal.ResizeChange(128, 64)}, 0, nil); err != nil {
+	if err := d.v.logAll(d.v.reign.Load(), []wal.Change{wal.ResizeChange(128, 64)}, 0, nil); err != nil {
 		t.Fatal(err)
 	}
 	d.Model.Acked(resized)
@@ -357,10 +357,10 @@ func TestL7ResizeExcludesWhatItCutsOff(t *testing.T) {
 	d := mustOpen(t, c)
 	end := []wal.Change{{Type: wal.RecordTrim, Range: block.Range{Start: 127, Count: 1}}}
 	d.must(t, func() error { return d.resize(127) })
-	if err := d.v.append(end, nil); !errors.Is(err, ErrRange) {
+	if err := d.v.append(d.v.reign.Load(), end, nil); !errors.Is(err, ErrRange) {
 		t.Errorf("append after the end: %v", err)
 	}
-	b := new(batch)
+	b := &batch{reign: d.v.reign.Load()}
 	if err := d.v.applyPartial(b, &Change{Kind: Zero, Offset: 126*testBlock + 1, Length: testBlock}); !errors.Is(err, ErrRange) {
 		t.Errorf("partial change over the end: %v", err)
 	}

@@ -100,8 +100,8 @@ func (v *Volume) Tick(now time.Time) {
 	}
 	s := &v.idle
 	head, durable := v.log.Head(), v.log.Durable()
-	if durable == s.durable && !v.log.Marked() {
-		if err := v.log.Mark(); err != nil && !errors.Is(err, wal.ErrFull) {
+	if durable == s.durable {
+		if err := v.mark(); err != nil && !errors.Is(err, wal.ErrFull) {
 			return
 		}
 	}
@@ -120,6 +120,15 @@ func (v *Volume) Tick(now time.Time) {
 		v.wake()
 	}
 	v.wakeZeroes() // what had no room before may have it now
+}
+
+// mark has the log say how far it is durable, and committed, where it does not.
+func (v *Volume) mark() error {
+	if v.log.CommittedMarked() {
+		return v.log.Mark()
+	}
+	_, err := v.log.MarkCommitted()
+	return err
 }
 
 // due tells whether the condition has held for the duration, and then starts counting anew.

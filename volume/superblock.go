@@ -75,6 +75,7 @@ type Superblock struct {
 
 	Incarnation uint64      // raised, and durable, at every open before the first append (L2)
 	Epoch       block.Epoch // newest seen; never below the last of Lineage
+	EpochID     uuid.UUID   // of Epoch, where this copy follows its primary; nil where it is its own, or not known
 
 	// Invariant: Checkpoint <= BaseHigh, and BaseHigh <= Durable unless Inconsistent: the base never holds a record
 	// that is not durable in the log (I4), save what a rebuild put there.
@@ -128,7 +129,7 @@ type Superblock struct {
 // A section:
 //
 //	offset size field
-//	     0    2 type: 1 lineage, 2 cuts, 3 pending zeroes
+//	     0    2 type: 1 lineage, 2 cuts, 3 pending zeroes, 4 epoch ID
 //	     2    2 flags: bit 0 = refuse to open if the type is unknown
 //	     4    4 length of the payload, in bytes
 //	     8      payload: an array of entries; empty arrays are left out
@@ -136,6 +137,7 @@ type Superblock struct {
 //	lineage entry, 48 bytes:  epoch 8, epoch ID 16, primary's node ID 16, first LSN 8
 //	cut, 16 bytes:            LSN 8, incarnation 8
 //	pending zero, 16 bytes:   first block 8, blocks 8
+//	epoch ID, 16 bytes:       of the epoch in the fixed part; one entry
 const (
 	superblockMagic   = "LOCKSTEP"
 	superblockVersion = 1
@@ -170,8 +172,8 @@ const (
 	superblockMaxBytes = 60 << 10
 
 	// The fullest superblock fits: a negative constant would not compile.
-	_ = uint(superblockMaxBytes - sbFixedBytes - sbEndBytes - 3*sectionHeadBytes - maxUnknownBytes -
-		maxLineage*lineageBytes - maxCuts*cutBytes - maxPendingZero*rangeBytes)
+	_ = uint(superblockMaxBytes - sbFixedBytes - sbEndBytes - 4*sectionHeadBytes - maxUnknownBytes -
+		maxLineage*lineageBytes - maxCuts*cutBytes - maxPendingZero*rangeBytes - epochIDBytes)
 )
 
 // knownIncompat has the bits of the incompatible feature flags that this program knows: none yet.

@@ -14,6 +14,7 @@ const (
 	sectionLineage     = 1
 	sectionCuts        = 2
 	sectionPendingZero = 3
+	sectionEpochID     = 4
 
 	sectionIncompatible = 1 << 0
 
@@ -21,6 +22,7 @@ const (
 	lineageBytes     = 48
 	cutBytes         = 16
 	rangeBytes       = 16
+	epochIDBytes     = 16
 )
 
 // section is one type-length-value part of a superblock.
@@ -29,7 +31,7 @@ type section struct {
 	payload     []byte
 }
 
-func (s section) known() bool { return s.kind >= sectionLineage && s.kind <= sectionPendingZero }
+func (s section) known() bool { return s.kind >= sectionLineage && s.kind <= sectionEpochID }
 
 func (s section) append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint16(b, s.kind)
@@ -61,7 +63,7 @@ func splitSections(b []byte, count uint32) ([]section, error) {
 // sections encodes what is not in the fixed part: the known sections in order of type, then the unknown ones.
 func (sb *Superblock) sections() []section {
 	le := binary.LittleEndian
-	var lineage, cuts, zeroes []byte
+	var lineage, cuts, zeroes, epochID []byte
 	for _, e := range sb.Lineage {
 		lineage = le.AppendUint64(lineage, uint64(e.Epoch))
 		lineage = append(lineage, e.ID[:]...)
@@ -76,8 +78,13 @@ func (sb *Superblock) sections() []section {
 		zeroes = le.AppendUint64(zeroes, r.Start)
 		zeroes = le.AppendUint64(zeroes, r.Count)
 	}
+	if sb.EpochID != uuid.Nil {
+		epochID = sb.EpochID[:]
+	}
 	var all []section
-	for kind, payload := range [][]byte{sectionLineage: lineage, sectionCuts: cuts, sectionPendingZero: zeroes} {
+	for kind, payload := range [][]byte{
+		sectionLineage: lineage, sectionCuts: cuts, sectionPendingZero: zeroes, sectionEpochID: epochID,
+	} {
 		if len(payload) > 0 {
 			all = append(all, section{kind: uint16(kind), flags: sectionIncompatible, payload: payload})
 		}
@@ -87,7 +94,7 @@ func (sb *Superblock) sections() []section {
 
 // takeSections decodes sections into sb. The entries' meaning is tested by validate.
 func (sb *Superblock) takeSections(sections []section) error {
-	seen := [sectionPendingZero + 1]bool{}
+	seen := [sectionEpochID + 1]bool{}
 	for _, s := range sections {
 		if !s.known() {
 			sb.unknown = append(sb.unknown, section{s.kind, s.flags, append([]byte{}, s.payload...)})
@@ -123,6 +130,8 @@ func (sb *Superblock) takeSection(s section) error {
 			sb.Cuts = append(sb.Cuts, Cut{LSN: block.LSN(le.Uint64(p)), Incarnation: le.Uint64(p[8:])})
 		case sectionPendingZero:
 			sb.PendingZero = append(sb.PendingZero, block.Range{Start: le.Uint64(p), Count: le.Uint64(p[8:])})
+		case sectionEpochID:
+			sb.EpochID = uuid.UUID(p)
 		}
 	}
 	return nil
@@ -137,6 +146,8 @@ func sectionShape(kind uint16) (size, limit int) {
 		return cutBytes, maxCuts
 	case sectionPendingZero:
 		return rangeBytes, maxPendingZero
+	case sectionEpochID:
+		return epochIDBytes, 1
 	}
 	panic(fmt.Sprintf("volume: section type %d has no shape", kind))
 }

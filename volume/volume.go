@@ -27,6 +27,9 @@ var (
 	ErrClosed = fmt.Errorf("the volume is closed: %w", syscall.ESHUTDOWN)
 	// ErrRange means that a request does not lie within the volume.
 	ErrRange = fmt.Errorf("outside the volume: %w", syscall.EINVAL)
+	// ErrFollower means that the volume follows a primary: another copy may take what this one refuses. Clients are told
+	// what a server tells them that goes away, since a disk that fails is not what they have.
+	ErrFollower = fmt.Errorf("this copy follows another one: %w", syscall.ESHUTDOWN)
 )
 
 // Committer makes records durable elsewhere too. Flush and checkpoints wait for it.
@@ -50,6 +53,9 @@ type Config struct {
 	NodeID uuid.UUID
 	// Committer is nil where no other copy has to be waited for.
 	Committer Committer
+	// ReadFollower has reads answered from what a follower has applied, which may be behind its primary. Without it they
+	// get ErrFollower.
+	ReadFollower bool
 	// Now is the clock that records are stamped by; nil means time.Now.
 	Now func() time.Time
 	// NewID makes random IDs; nil means uuid.New.
@@ -76,21 +82,28 @@ func (cfg *Config) now() time.Time {
 
 // Volume is one open volume. Its methods may be called from many goroutines.
 type Volume struct {
-	cfg        Config
-	life       context.Context // ends when Close begins: nothing waits for other copies any longer
-	stop       context.CancelFunc
-	id         uuid.UUID
-	sizeBytes  atomic.Int64 // changed under mu
-	largest    int64        // that sizeBytes was, since the volume was opened; guarded by mu
-	blockBytes int64
-	base       base
-	log        *wal.Log
-	pacer      pacer
+	cfg          Config
+	life         context.Context // ends when Close begins: nothing waits for other copies any longer
+	stop         context.CancelFunc
+	id, copyID   uuid.UUID
+	sizeBytes    atomic.Int64 // changed under mu
+	largest      int64        // that sizeBytes was, since the volume was opened; guarded by mu
+	blockBytes   int64
+	segmentBytes int64
+	base         base
+	log          *wal.Log
+	pacer        pacer
 
 	// mu orders changes: under it they are appended and then published, so that entries come into the index in LSN
 	// order (L7).
 	mu       sync.Mutex
-	partials partials // guarded by mu
+	partials partials              // guarded by mu
+	lineage  []block.EpochStart    // guarded by mu
+	follow   following             // guarded by mu
+	reign    atomic.Pointer[reign] // nil while the volume follows; changed under mu
+
+	// receiving serialises what comes from a primary. It comes before resizing.
+	receiving sync.Mutex
 
 	index index
 
@@ -102,9 +115,13 @@ type Volume struct {
 	checkpointing sync.Mutex
 	header        *superblockFile
 	changes       *changeMap
-	nextChanges   *changeMap // made for a resize that the base image does not have yet; or nil
-	lineage       []block.EpochStart
+	nextChanges   *changeMap  // made for a resize that the base image does not have yet; or nil
+	sealed        *checkpoint // frozen, and waits to be committed (S10); or nil
 
+	keeping    sync.Mutex
+	kept       block.LSN     // committed LSN that KeepCommitted made durable; guarded by keeping
+	keep       atomic.Bool   // each flush does
+	state      atomic.Uint32 // superblock's, for Facts
 	checkpoint atomic.Uint64 // superblock's, for Stats
 	baseHigh   atomic.Uint64
 	running    atomic.Bool             // a checkpoint is
@@ -170,17 +187,25 @@ func (v *Volume) flush(ctx context.Context) error {
 	if err := v.Err(); err != nil {
 		return err
 	}
+	r := v.reign.Load()
+	if r == nil {
+		return ErrFollower
+	}
 	target := v.log.Head() // what comes later is not waited for
 	if _, err := v.log.Sync(); err != nil {
 		return err
 	}
-	return v.commit(ctx, target)
+	if err := v.commit(ctx, r, target); err != nil || !v.keep.Load() {
+		return err
+	}
+	return v.persistCommitted(target)
 }
 
-// syncLog makes what was logged before the call durable on this node, and waits for no other copy.
+// syncLog makes what was logged before the call durable on this node, and waits for no other copy. Where there is none, that
+// is committed.
 func (v *Volume) syncLog() error {
 	durable, err := v.log.Sync()
-	if err == nil && v.cfg.Committer == nil {
+	if err == nil && v.cfg.Committer == nil && v.reign.Load() != nil {
 		v.log.SetCommitted(durable)
 	}
 	return err
@@ -191,15 +216,17 @@ type errCommit struct{ error }
 
 func (e errCommit) Unwrap() error { return e.error }
 
-// commit waits for the other copies, until ctx ends or the volume is closed. Its errors are errCommit.
-func (v *Volume) commit(ctx context.Context, lsn block.LSN) error {
+// commit waits for the other copies, until ctx or the reign ends, or the volume is closed. Its errors are errCommit.
+func (v *Volume) commit(ctx context.Context, r *reign, lsn block.LSN) error {
 	if v.cfg.Committer != nil {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		defer context.AfterFunc(v.life, cancel)()
+		defer context.AfterFunc(r.ctx, cancel)()
 		if err := v.cfg.Committer.Commit(ctx, lsn); err != nil {
 			if v.life.Err() != nil {
 				err = ErrClosed
+			} else if r.ctx.Err() != nil {
+				err = ErrFollower
 			}
 			return errCommit{fmt.Errorf("commit up to record %d: %w", lsn, err)}
 		}

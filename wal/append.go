@@ -246,6 +246,7 @@ func (l *Log) writeFrameLocked(s *segment, f frame, changes []Change, timeNs int
 		return l.fail(fmt.Errorf("append to log segment %s at %d: %w", s.name, s.end, err))
 	}
 	l.lastCRC, l.lastRecord = crc, lastRecord
+	l.carried.Store(uint64(f.committed))
 	s.end = next
 	l.counters.appendedBytes.Add(uint64(f.size()))
 	l.counters.frames.Add(1)

@@ -194,6 +194,7 @@ func (l *Log) recover(all []*found, replay func(Record, Position) error) error {
 	l.head.Store(uint64(w.next - 1))
 	l.durable.Store(uint64(min(max(w.mark, l.cfg.Durable), w.next-1)))
 	l.committed.Store(uint64(max(w.committed, min(l.cfg.Committed, w.next-1))))
+	l.carried.Store(uint64(w.committed))
 	l.reclaim = l.cfg.Checkpoint
 	l.keepRest(all)
 	return nil

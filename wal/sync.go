@@ -88,6 +88,25 @@ func (l *Log) Mark() error {
 	return nil
 }
 
+// CommittedMarked tells whether some frame, durable or not, carries the newest committed LSN.
+func (l *Log) CommittedMarked() bool { return l.carried.Load() >= l.committed.Load() }
+
+// MarkCommitted writes a frame without records that carries the committed LSN, and the durable mark, and syncs it, whatever is
+// marked already. It returns the committed LSN that is durable then, or ErrFull where not even that fits.
+func (l *Log) MarkCommitted() (block.LSN, error) {
+	committed, durable := l.Committed(), l.durable.Load()
+	if err := l.appendMark(); err != nil {
+		return 0, err
+	}
+	if _, err := l.syncTo(0, true); err != nil {
+		return 0, err
+	}
+	if l.marked.Load() < durable {
+		l.marked.Store(durable)
+	}
+	return committed, nil
+}
+
 func (l *Log) appendMark() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

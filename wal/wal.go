@@ -42,7 +42,7 @@ type Config struct {
 	Checkpoint  block.LSN   // records after it are replayed
 	Durable     block.LSN   // every record up to it was durable once: one that is missing is damage
 	Committed   block.LSN   // newest known committed
-	Epoch       block.Epoch // newest seen
+	Epoch       block.Epoch // of the record at the checkpoint
 	Cuts        []Cut
 }
 
@@ -120,6 +120,7 @@ type Log struct {
 	head      atomic.Uint64 // newest LSN
 	durable   atomic.Uint64 // Invariant: durable <= head; only grows
 	committed atomic.Uint64
+	carried   atomic.Uint64 // committed LSN that the newest frame carries
 	marked    atomic.Uint64 // highest durable mark that is itself durable
 	failed    atomic.Pointer[error]
 
@@ -176,6 +177,9 @@ func (l *Log) Tail() block.LSN {
 	defer l.mu.Unlock()
 	return l.chain[0].first
 }
+
+// Committed returns the newest LSN that is known to be committed.
+func (l *Log) Committed() block.LSN { return block.LSN(l.committed.Load()) }
 
 // SetCommitted records the committed LSN, which later frames carry. It never decreases.
 func (l *Log) SetCommitted(lsn block.LSN) {
