@@ -66,8 +66,12 @@ func settings() []setting {
 }
 
 func checkAddress(text string) error {
-	if _, port, err := net.SplitHostPort(text); err != nil || port == "" {
+	_, port, err := net.SplitHostPort(text)
+	if err != nil || port == "" {
 		return fmt.Errorf("%q is not host:port, as in %s", text, node.DefaultListen)
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return fmt.Errorf("%q: there is no port %s; it is a number up to 65535", text, port)
 	}
 	return nil
 }

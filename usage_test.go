@@ -45,9 +45,13 @@ func TestMistakes(t *testing.T) {
 		{"volume create x --size 5000", "size 5000 is no multiple of the block size 4096; 4096 is, and 8192"},
 		{"volume create x --size 8M --backend tape", `backend "tape"; it is file, thick, memory, or the path of a block device`},
 		{"volume import x .", "is a directory"},
+		{"volume resize x", "resize needs a --size, for example --size 20GiB"},
 		{serve + "--listen " + taken.Addr().String(), "is in use by process"},
-		{serve + "--listen 127.0.0.1:99999", "give an address of this machine, and a port that is free to this user, with --listen"},
-		{serve + "--listen 192.0.2.1:1999", "listen on 192.0.2.1:1999: bind: cannot assign requested address; give an address"},
+		{serve + "--listen 127.0.0.1:99999", `--listen: "127.0.0.1:99999": there is no port 99999; it is a number up to 65535`},
+		{"config --metrics 127.0.0.1:99999", `--metrics: "127.0.0.1:99999": there is no port 99999`},
+		{serve + "--listen 192.0.2.1:1999", "listen on 192.0.2.1:1999: bind: cannot assign requested address; give an address of this " +
+			"machine, and a port that is free to this user, with --listen"},
+		{serve + "--listen none --metrics 192.0.2.1:1999", "a port that is free to this user, with --metrics"},
 		{serve + "--listen none --unix /nonexistent/s", "listen on /nonexistent/s: bind: no such file or directory; give a path in a directory"},
 		{serve + "--listen none --unix " + dir + "/file", "it is a file, not a socket, and is left alone"},
 	} {
@@ -168,6 +172,7 @@ func TestCompletion(t *testing.T) {
 		"volume":               "reopen",
 		"volume create --wal-": "--wal-size",
 		"serve --sh":           "--shutdown-timeout",
+		"volume resize x --fo": "--force",
 		"volume show db --js":  "--json",
 	} {
 		out, err := run(t, t.TempDir(), nil, program, append(strings.Fields(args), "--generate-bash-completion")...)

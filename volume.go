@@ -35,7 +35,7 @@ func createFlags() []cli.Flag {
 func (c *console) volumeCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "volume",
-		Usage: "create, list, show, delete, reopen, recover, export and import volumes",
+		Usage: "create, list, show, resize, delete, checkpoint, reopen, recover, export and import volumes",
 		Description: `The commands go to the server that runs on the data directory, or work on the
 directory itself where none does.`,
 		Action: unknownCommand,
@@ -48,7 +48,7 @@ directory itself where none does.`,
 			{Name: "show", ArgsUsage: "NAME", Usage: "show one volume", Flags: volumeFlags(jsonFlag()), Action: c.show},
 			{Name: "resize", ArgsUsage: "NAME", Usage: "make a volume larger, or smaller with --force", Action: c.resize,
 				Flags: volumeFlags(
-					&cli.StringFlag{Name: "size", Usage: "the new `SIZE`, as 20GiB (powers of 1024)", Required: true},
+					&cli.StringFlag{Name: "size", Usage: "the new `SIZE`, as 20GiB (powers of 1024)"},
 					&cli.BoolFlag{Name: "force", Usage: "make it smaller: what is after the new end is lost, and clients are disconnected"}),
 				Description: `Growing needs no pause: clients that connect from then on see the new size, as lockstep
 attach does by itself. Then grow the file system, with resize2fs or xfs_growfs.
@@ -231,6 +231,9 @@ func (c *console) resize(ctx *cli.Context) error {
 	size, err := bytesFlag(ctx, "size")
 	if err != nil {
 		return err
+	}
+	if size == 0 {
+		return errors.New("resize needs a --size, for example --size 20GiB")
 	}
 	r := node.ResizeRequest{SizeBytes: size, Force: ctx.Bool("force")}
 	return c.with(ctx, false, func(ctx context.Context, m node.Manager) error {

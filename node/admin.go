@@ -56,9 +56,29 @@ func (a *admin) handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a.requests.Add(1)
 		defer a.requests.Done()
+		if _, pattern := mux.Handler(r); pattern == "" {
+			a.refuse(w, r, mux)
+			return
+		}
 		mux.ServeHTTP(w, r)
 	})
 }
+
+// refuse answers a request that there is not, with the code, 404 or 405, that the mux has for it.
+func (a *admin) refuse(w http.ResponseWriter, r *http.Request, mux http.Handler) {
+	refused := &codeWriter{ResponseWriter: w}
+	mux.ServeHTTP(refused, r)
+	a.write(w, refused.code, failure{fmt.Sprintf("there is no request %s %s; README, \"Admin API\", has all", r.Method, r.URL.Path)})
+}
+
+// codeWriter keeps an answer's code, and drops its text.
+type codeWriter struct {
+	http.ResponseWriter
+	code int
+}
+
+func (w *codeWriter) WriteHeader(code int)        { w.code = code }
+func (w *codeWriter) Write(p []byte) (int, error) { return len(p), nil }
 
 func (a *admin) routes() *http.ServeMux {
 	mux := http.NewServeMux()
@@ -207,11 +227,16 @@ func importRequest(r *http.Request) (CreateRequest, error) {
 
 // answer writes a value, or the error if there is one.
 func (a *admin) answer(w http.ResponseWriter, value any, err error) {
-	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
-		w.WriteHeader(httpCode(err))
-		value = failure{err.Error()}
+		a.write(w, httpCode(err), failure{err.Error()})
+		return
 	}
+	a.write(w, http.StatusOK, value)
+}
+
+func (a *admin) write(w http.ResponseWriter, code int, value any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
 	if err := json.NewEncoder(w).Encode(value); err != nil {
 		a.log.Debug().Err(err).Msg("operator left before the answer")
 	}

@@ -89,8 +89,8 @@ func listenTCP(ctx context.Context, address, flag string) (net.Listener, error) 
 		return nil, fmt.Errorf("%s is %w%s; give another address with %s", address, ErrInUse, byWhom(address), flag)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w; give an address of this machine, and a port that is free to this user, with --listen",
-			address, cause(err))
+		return nil, fmt.Errorf("listen on %s: %w; give an address of this machine, and a port that is free to this user, with %s",
+			address, cause(err), flag)
 	}
 	return l, nil
 }
