@@ -98,6 +98,9 @@ func TestUnits(t *testing.T) {
 		if here == string(unit) {
 			t.Errorf("%s starts another program", source)
 		}
+		if strings.Contains(here, "attach --config") {
+			t.Errorf("%s: does not attach where there is no server, and so no configuration file", source)
+		}
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(here), 0o600); err != nil {
 			t.Fatal(err)
