@@ -27,6 +27,7 @@ type connection struct {
 	// Guarded by server.mu.
 	chosen bool   // the client has chosen an export
 	export string // its canonical name
+	choice uint64 // how many had chosen one when it did
 
 	mu           sync.Mutex
 	transmission *transmission // nil in the handshake
@@ -53,7 +54,7 @@ func (c *connection) run() {
 	}
 	logger = identified(logger, bytes)
 	logger.Info().Str("volume", export.Name).Msg("nbd client connected")
-	c.awaitPredecessors()
+	c.awaitPredecessors(bytes)
 	err = t.run()
 	export.release()
 	logger.Info().Str("volume", export.Name).AnErr("reason", err).Msg("nbd client disconnected")
@@ -145,7 +146,8 @@ func (c *connection) choose(name string, disconnects *uint64) bool {
 		*disconnects = s.disconnects
 		return false
 	}
-	c.chosen, c.export = true, name
+	c.chosen, c.export, c.choice = true, name, s.choices
+	s.choices++
 	return true
 }
 

@@ -35,6 +35,7 @@
 //   - A request of up to 128 KiB waits for no other connection's memory (pressure.go says how).
 //   - The handshake reads no byte beyond the option at hand, so what arrived in plaintext is never taken for something
 //     inside TLS; and nothing agreed on before STARTTLS holds after it.
+//   - Requests of a connection that was closed, by either side, are over before those of a later one begin (predecessor.go).
 //   - A request that is refused leaves the stream in step: its payload is read and dropped before it is answered.
 //
 // It survives clients that stall, vanish or send anything at all; each costs its own connection and no other.

@@ -12,13 +12,17 @@ import (
 // what the client wrote after that. So a connection begins with its requests only when those of every connection to the
 // same export that its client has closed are over. (A close that is still on its way through a network is not seen.)
 
-// predecessorCheck is how often a connection that waits looks whether its own client is still there.
+// predecessorCheck is how often a connection that waits looks at its own client, and at those of the others.
 const predecessorCheck = time.Second
 
-// awaitPredecessors waits until the connections to c's export that their clients have closed have ended. It returns early
-// when c is to end.
-func (c *connection) awaitPredecessors() {
-	for _, old := range c.server.connectionsBeside(c) {
+// awaitPredecessors waits until the connections to c's export that their clients, or the server, have closed have ended. It
+// returns early when c is to end, or when its client has closed it without a request. Connections wait only for those that
+// chose the export before them, so never for each other.
+//
+// A client that has closed no more than its sending side could take its answers as slowly as it likes. While somebody
+// waits it is cut when it does not keep up.
+func (c *connection) awaitPredecessors(bytes stream) {
+	for _, old := range c.server.connectionsBefore(c) {
 		if !old.hungUp() {
 			continue
 		}
@@ -29,7 +33,10 @@ func (c *connection) awaitPredecessors() {
 			case <-c.ending:
 				return
 			case <-time.After(predecessorCheck):
-				if c.hungUp() {
+				if old.isSending() {
+					old.kill()
+				}
+				if c.saysNothing(bytes) {
 					return
 				}
 			}
@@ -37,34 +44,68 @@ func (c *connection) awaitPredecessors() {
 	}
 }
 
-// connectionsBeside returns the other connections to the same export.
-func (s *Server) connectionsBeside(c *connection) []*connection {
+// connectionsBefore returns the connections that chose the same export before c did.
+func (s *Server) connectionsBefore(c *connection) []*connection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var others []*connection
 	for o := range s.connections {
-		if o != c && o.chosen && o.export == c.export {
+		if o.chosen && o.choice < c.choice && o.export == c.export {
 			others = append(others, o)
 		}
 	}
 	return others
 }
 
-// hungUp tells whether the client has closed the connection, whatever was not read of it yet.
+// hungUp tells whether the connection has been closed, whatever was not read of it yet: by the client, or on this side,
+// which does not end what is being carried out.
 func (c *connection) hungUp() bool {
-	sc, ok := c.conn.(syscall.Conn)
-	if !ok {
-		return false
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return false
-	}
 	gone := false
-	err = raw.Control(func(fd uintptr) {
+	err := c.control(func(fd int) {
 		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 		n, err := unix.Poll(poll, 0)
 		gone = err == nil && n > 0 && poll[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
 	})
-	return gone && err == nil // an error: it is closed on this side, and ends by itself
+	return gone || err != nil
+}
+
+// saysNothing tells whether the client has closed the connection and no request of it is left. Of one inside TLS it does
+// not know, since TLS may have read further.
+func (c *connection) saysNothing(bytes stream) bool {
+	if _, plain := bytes.(*socket); !plain {
+		return false
+	}
+	nothing := false
+	err := c.control(func(fd int) {
+		n, _, err := unix.Recvfrom(fd, make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		nothing = err == nil && n == 0
+	})
+	return nothing || err != nil
+}
+
+// control calls f with the connection's file descriptor. It fails where the connection is closed on this side; a stream is
+// only made of connections that have one.
+func (c *connection) control(f func(fd int)) error {
+	sc, ok := c.conn.(syscall.Conn)
+	if !ok {
+		return errNoDescriptor
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(func(fd uintptr) { f(int(fd)) })
+}
+
+// isSending tells whether answers are on their way to the client, or wait for it to take them.
+func (c *connection) isSending() bool {
+	c.mu.Lock()
+	t := c.transmission
+	c.mu.Unlock()
+	if t == nil {
+		return false
+	}
+	t.sender.mu.Lock()
+	defer t.sender.mu.Unlock()
+	return t.sender.busy
 }

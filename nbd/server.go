@@ -113,6 +113,7 @@ type Server struct {
 	listeners   map[net.Listener]chan struct{} // closed when its Serve has returned
 	connections map[*connection]struct{}
 	disconnects uint64            // calls of Disconnect so far
+	choices     uint64            // clients that have chosen an export so far
 	retired     map[string]*tally // by export: of the connections there were
 
 	begun    time.Time // what now counts from

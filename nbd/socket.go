@@ -15,6 +15,8 @@ import (
 var (
 	errAgain    error = again{}
 	errNoBuffer       = errors.New("no buffer now")
+
+	errNoDescriptor = errors.New("connection without a file descriptor")
 )
 
 type again struct{}
@@ -57,7 +59,7 @@ type sending struct {
 func newSocket(conn net.Conn) (*socket, error) {
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
-		return nil, fmt.Errorf("connection of type %T has no file descriptor", conn)
+		return nil, fmt.Errorf("%w: %T", errNoDescriptor, conn)
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
