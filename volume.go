@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"lockstep/node"
 )
@@ -256,7 +258,7 @@ func (c *console) delete(ctx *cli.Context) error {
 			return err
 		}
 		if !yes {
-			if err := c.confirm(args[0]); err != nil {
+			if err := c.confirm(ctx, args[0]); err != nil {
 				return err
 			}
 		}
@@ -264,12 +266,15 @@ func (c *console) delete(ctx *cli.Context) error {
 	})
 }
 
-// confirm asks a person for the name of a volume that is about to be deleted.
-func (c *console) confirm(name string) error {
+// confirm asks a person for the name of a volume that is about to be deleted, until ctx ends.
+func (c *console) confirm(ctx context.Context, name string) error {
 	if !isTerminal(c.in) {
 		return errors.New("a volume is deleted for ever: give --yes where nobody can be asked")
 	}
 	fmt.Fprintf(c.errs, "Volume %s and all its data will be gone for ever. Type its name to delete it: ", name)
+	if err := awaitLine(ctx, c.in); err != nil {
+		return err
+	}
 	answer, err := bufio.NewReader(c.in).ReadString('\n')
 	if err != nil {
 		return fmt.Errorf("read the answer: %w", err)
@@ -278,6 +283,22 @@ func (c *console) confirm(name string) error {
 		return errors.New("that is not its name; nothing was deleted")
 	}
 	return nil
+}
+
+// awaitLine waits until a terminal has a line, which a read does without looking at ctx.
+func awaitLine(ctx context.Context, terminal *os.File) error {
+	const look = 100 // ms between looks at ctx
+	p := []unix.PollFd{{Fd: int32(terminal.Fd()), Events: unix.POLLIN}}
+	for ctx.Err() == nil {
+		n, err := unix.Poll(p, look)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("wait for the answer: %w", err)
+		}
+		if n > 0 && ctx.Err() == nil {
+			return nil
+		}
+	}
+	return errors.New("interrupted; nothing was deleted")
 }
 
 func (c *console) reopen(ctx *cli.Context) error {
