@@ -10,7 +10,8 @@ import (
 // A client that gives up on a connection, because an answer takes too long or never comes, sends its requests again on a new
 // one. What it sent on the old one may have been read already, and still be carried out: after the second copy, and over
 // what the client wrote after that. So a connection begins with its requests only when those of every connection to the
-// same export that its client has closed are over. (A close that is still on its way through a network is not seen.)
+// same export that its client has closed are over. (Over TCP a close is not seen while it is on its way, or behind requests
+// that the server does not read, because many are in flight and the device blocks.)
 
 // predecessorCheck is how often a connection that waits looks at its own client, and at those of the others.
 const predecessorCheck = time.Second

@@ -86,7 +86,7 @@ func (s *sender) await() error {
 		if taken >= pressedTakeBytes {
 			p.limit, p.since, taken = s.timeout-now.Sub(begun), now, 0
 		}
-		until, over := p.next(now, true, s.memory.wanted())
+		until, over := p.next(now, true, s.memory.wanted() && s.holdsMemory())
 		if over {
 			return os.ErrDeadlineExceeded
 		}
@@ -104,6 +104,22 @@ func (s *sender) await() error {
 			return err
 		}
 	}
+}
+
+// holdsMemory reports whether any of what is to be sent lies in memory that others may wait for. Its caller is busy.
+func (s *sender) holdsMemory() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, list := range [][]*answers{s.writing, s.queue} {
+		for _, a := range list {
+			for _, b := range a.buffers {
+				if b.quota == s.memory {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 func partsBytes(parts [][]byte) int {

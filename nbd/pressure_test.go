@@ -136,3 +136,31 @@ func TestStandBack(t *testing.T) {
 	}
 	in.drop()
 }
+
+// takesAll is a stream whose client takes everything.
+type takesAll struct{ stream }
+
+func (takesAll) send([][]byte, bool) ([][]byte, error) { return nil, nil }
+func (takesAll) setWriteDeadline(time.Time) error      { return nil }
+
+// TestOnlyMemoryThatIsWantedHurries: a client that is behind with its own reserve is not cut for memory that others want.
+func TestOnlyMemoryThatIsWantedHurries(t *testing.T) {
+	p := newPool()
+	defer p.close()
+	shared := newQuota(p, reserveBytes)
+	taken := shared.try(1)
+	for name, from := range map[string]*quota{"reserve": newReserve(p), "shared": shared} {
+		b := taken
+		if from != shared {
+			b = from.try(1)
+		}
+		shared.waiting.Add(1)
+		s := sender{socket: takesAll{}, timeout: time.Hour, memory: shared, parts: [][]byte{b.mem[:1]}}
+		s.writing = []*answers{{buffers: []*buffer{b}}}
+		if err := s.await(); (err == nil) != (from != shared) {
+			t.Errorf("with memory of the %s quota: %v", name, err)
+		}
+		shared.waiting.Add(-1)
+		b.release()
+	}
+}
