@@ -153,8 +153,11 @@ func TestVanishedClient(t *testing.T) {
 	m.applyGate, m.readGate = newGate(), newGate()
 	m.cold.Store(true)
 	f := start(t, Config{}, Export{Name: "a", Device: m})
+	var clients []*wire
 	for range 8 {
-		w := f.connect(false)
+		clients = append(clients, f.connect(false)) // before any of them vanishes: later ones would wait for its requests
+	}
+	for _, w := range clients {
 		w.send(request{kind: cmdRead, length: 100 << 10})
 		w.send(request{kind: cmdWrite, length: 4096}, make([]byte, 4096)...)
 		w.send(request{kind: cmdWrite, length: 100})
