@@ -121,9 +121,10 @@ func (c *connection) enter(bytes stream, export *Export, agreed terms, disconnec
 		if err != nil {
 			return nil, fmt.Errorf("look up export again: %w", err)
 		}
+		told := export.Description // it may say which volume this is
 		export.release()
 		*export = again
-		if uint64(again.Device.Size()) < agreed.sizeBytes || again.ReadOnly != agreed.readOnly {
+		if uint64(again.Device.Size()) < agreed.sizeBytes || again.ReadOnly != agreed.readOnly || again.Description != told {
 			return nil, errReplaced
 		}
 	}

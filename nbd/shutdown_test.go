@@ -124,6 +124,33 @@ func TestDisconnectDuringTheHandshake(t *testing.T) {
 	export.release()
 }
 
+// TestReplacedDuringTheHandshake has another export under the name that a client chose: one that it was told other things of.
+func TestReplacedDuringTheHandshake(t *testing.T) {
+	for name, other := range map[string]Export{
+		"smaller":   {Name: "a", Description: "uuid=1", Device: newMemory(testSize - 1)},
+		"read-only": {Name: "a", Description: "uuid=1", ReadOnly: true, Device: newMemory(testSize)},
+		"another":   {Name: "a", Description: "uuid=2", Device: newMemory(testSize)},
+	} {
+		f := start(t, Config{}, Export{Name: "a", Description: "uuid=1", Device: newMemory(testSize)})
+		c := &connection{server: f.Server}
+		disconnects := f.disconnectsSoFar()
+		export, err := f.exports.Lookup("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Disconnect(context.Background(), "a"); err != nil {
+			t.Fatal(err)
+		}
+		f.exports.mu.Lock()
+		f.exports.byName["a"] = other
+		f.exports.mu.Unlock()
+		if _, err := c.enter(nil, &export, terms{sizeBytes: testSize}, disconnects); !errors.Is(err, errReplaced) {
+			t.Errorf("%s: entered another export than the one it was told of: %v", name, err)
+		}
+		export.release()
+	}
+}
+
 // TestLastAnswerSurvivesTheEnd ends a TCP connection with bytes of the client unread, which resets it, and loses the
 // answers under way, unless the server drops those bytes before it closes.
 func TestLastAnswerSurvivesTheEnd(t *testing.T) {
