@@ -13,6 +13,7 @@ import (
 
 	"lockstep/block"
 	"lockstep/test/disk"
+	"lockstep/wal"
 )
 
 // epochID is the ID of an epoch in tests.
@@ -36,7 +37,11 @@ func followConfig(d *disk.Disk, node byte) Config {
 
 // createCopy makes a copy of one volume, with a log of four segments of that size.
 func createCopy(d *disk.Disk, node byte, segmentBytes int64) error {
-	g := Geometry{ID: uuid.UUID{1}, SizeBytes: testSize, BlockSize: testBlock, LogBudgetBytes: 4 * segmentBytes}
+	return createCopyOf(d, node, segmentBytes, testSize)
+}
+
+func createCopyOf(d *disk.Disk, node byte, segmentBytes, sizeBytes int64) error {
+	g := Geometry{ID: uuid.UUID{1}, SizeBytes: sizeBytes, BlockSize: testBlock, LogBudgetBytes: 4 * segmentBytes}
 	return create(followConfig(d, node), g, segmentBytes)
 }
 
@@ -203,4 +208,34 @@ func checkpointNow(v *Volume) (bool, error) {
 	v.checkpointing.Lock()
 	defer v.checkpointing.Unlock()
 	return v.checkpointLocked(context.Background())
+}
+
+// failure returns the error of a call that returns something beside it.
+func failure[T any](_ T, err error) error { return err }
+
+// applied is what a volume of that content holds after a record.
+func applied(content []byte, c *wal.Change) []byte {
+	content = bytes.Clone(content)
+	part := content[c.Range.Start*testBlock : c.Range.End()*testBlock]
+	switch c.Type {
+	case wal.RecordWrite:
+		copy(part, c.Payload)
+	case wal.RecordZero, wal.RecordTrim:
+		clear(part)
+	}
+	return content
+}
+
+// contents are what a volume holds after each record, from none on; raw are all its records.
+func contents(t testing.TB, raw []byte, sizeBytes int64) [][]byte {
+	t.Helper()
+	changes, err := wal.DecodeRecords(raw, testBlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := [][]byte{make([]byte, sizeBytes)}
+	for i := range changes {
+		all = append(all, applied(all[i], &changes[i]))
+	}
+	return all
 }
