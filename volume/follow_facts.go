@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"lockstep/block"
+	"lockstep/wal"
 )
 
 // Facts are what a copy knows of itself: what it answers to a primary that asks how to make it whole.
@@ -74,7 +75,7 @@ func (in *Inspection) Facts() Facts {
 	f.LogDamaged = in.Log.Damage != nil
 	f.Tail = f.Head + 1
 	for _, s := range in.Log.Segments {
-		if (s.State == "log" || s.State == "retained") && s.First <= s.Last {
+		if (s.State == wal.SegmentInLog || s.State == wal.SegmentRetained) && s.First <= s.Last {
 			f.Tail = min(f.Tail, s.First)
 		}
 	}

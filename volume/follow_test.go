@@ -260,3 +260,26 @@ func TestI14LeadLosesToANewerEpoch(t *testing.T) {
 	}
 	x.close()
 }
+
+// TestS6EpochIsDurableBeforeItsRecord: the power goes when the record of a new epoch is about to be written. The number is used
+// up: a record that somebody may have read before is never written again as another one.
+func TestS6EpochIsDurableBeforeItsRecord(t *testing.T) {
+	x := newPair(t, 256<<10, 256<<10)
+	x.must(x.f.Follow(7, epochID(7)))
+	x.fd.SetPlan(func(op disk.Op) error {
+		if op.Kind == disk.OpWrite && op.File != "base" {
+			return disk.ErrCrashed
+		}
+		return nil
+	})
+	if _, err := x.f.Lead(7, epochID(7)); err == nil || !x.fd.Crashed() {
+		t.Fatal("the record was not written")
+	}
+	x.fd.SetPlan(nil)
+	x.fd.Recover(disk.KeepNone())
+	x.f = x.open(x.fd, 2)
+	if _, err := x.f.Lead(7, epochID(7)); !errors.Is(err, ErrOldEpoch) {
+		t.Errorf("led the same epoch again: %v", err)
+	}
+	x.close()
+}
