@@ -52,7 +52,6 @@ func (v *Volume) Apply(changes []Change) {
 	b := v.batches.Get().(*batch)
 	defer v.batches.Put(b)
 	b.reign = v.reign.Load()
-	defer func() { b.reign = nil }()
 	fua := false
 	for i := range changes {
 		c := &changes[i]

@@ -19,10 +19,18 @@
 // and superblock say so; it waits for no other copy. After a
 // write or sync failed, changes and flushes get ErrFailed until the volume is opened again; reads go on.
 //
+// A replicated volume opens with OpenFollower, which begins no epoch. It takes records of the primary that Follow named, with
+// Join and Receive, until Lead makes it the primary; Follow and Fence end that (follow.go). Truncate cuts a follower's
+// log, which is not open, where it parted from its primary's.
+//
 // # Invariants
 //
 //   - checkpoint <= base_high <= durable <= head.
 //   - Every entry of the index lies in a segment that Log.Reclaim was not told of. Entries are published in LSN order.
 //   - The base image never holds a change that is not durable in the log, and none beyond base_high.
+//   - A follower's base image holds only what its primary said, in the epoch that is followed, is committed (S10).
+//   - A change is logged under the reign that it was admitted in, a record in the epoch that is followed: both are compared under
+//     the lock of the append (S8).
+//   - The newest epoch that was heard of is in the superblock before anything is done in it.
 //   - The superblock names a generation of the change map in which every change up to the checkpoint counts.
 package volume

@@ -70,7 +70,7 @@ func OpenFollower(cfg Config) (*Volume, error) {
 // Lead begins an epoch with an epoch-start record (I14) and returns its lineage entry; when it returns the record is durable,
 // and changes are taken. The epoch must be above all that this copy has heard of, or be the one that it follows, under
 // the same ID, and have no record yet: so a new primary may fence its copy and join a longer tail before (S9). Otherwise
-// the error is ErrOldEpoch. After an error the volume follows nobody, and the epoch is used up.
+// the error is ErrOldEpoch, and nothing has changed. After any other the volume follows nobody, and the epoch is used up.
 func (v *Volume) Lead(epoch block.Epoch, id uuid.UUID) (block.EpochStart, error) {
 	v.receiving.Lock()
 	defer v.receiving.Unlock()

@@ -202,7 +202,7 @@ func TestSuperblockEncodeRefuses(t *testing.T) {
 // fullSuperblock is as large as one can be, and its lineage is longer still.
 func fullSuperblock(lineage int) Superblock {
 	sb := testSuperblock()
-	sb.State, sb.Epoch, sb.Lineage = 0, 1<<20, nil
+	sb.State, sb.Epoch, sb.EpochID, sb.Lineage = 0, 1<<20, uuid.UUID{1}, nil
 	for i := range lineage {
 		n := uint64(i + 1)
 		sb.Lineage = append(sb.Lineage, block.EpochStart{
@@ -258,6 +258,9 @@ func TestSuperblockRoundTrip(t *testing.T) {
 				Epoch: block.Epoch(epoch), ID: uuid.New(), Primary: uuid.New(), First: block.LSN(first)})
 		}
 		sb.Epoch = block.Epoch(epoch)
+		if r.IntN(2) == 0 {
+			sb.EpochID = uuid.New()
+		}
 		for range r.IntN(5) {
 			sb.Cuts = append(sb.Cuts, Cut{LSN: block.LSN(r.Uint64()), Incarnation: sb.Incarnation / 2})
 		}
