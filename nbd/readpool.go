@@ -113,19 +113,24 @@ func (p *readPool) stepBack() {
 	p.running++
 }
 
-// work carries out jobs until none may be started.
+// work carries out jobs until none may be started. Where reads of the same connection have come in behind one that it
+// waited for, their answers leave with that one's.
 func (p *readPool) work() {
-	for {
-		t, r, parsed, ok := p.next()
-		if !ok {
-			return
-		}
+	t, r, parsed, ok := p.next()
+	for ok {
 		if r.kind == cmdBlockStatus {
 			t.describe(r, parsed)
-		} else {
-			t.readSlow(r, parsed)
+			t.goroutines.Done()
+			t, r, parsed, ok = p.next()
+			continue
 		}
-		t.goroutines.Done()
+		client, done := t, 1
+		a := t.readSlow(r, parsed)
+		for t, r, parsed, ok = p.next(); ok && t == client && t.readAlong(a, r, done); t, r, parsed, ok = p.next() {
+			done++
+		}
+		client.sender.send(a)
+		client.goroutines.Add(-done)
 	}
 }
 

@@ -17,6 +17,12 @@ import (
 // backlogBytes of unsent data stop a connection from starting on more requests.
 const backlogBytes = 1 << 20
 
+// Reads that had to wait for a disk are answered together up to these.
+const (
+	alongRequests = 16
+	alongBytes    = 64 << 10
+)
+
 var errDraining = errors.New("server asked the connection to end")
 
 // transmission is a connection's second phase.
@@ -305,8 +311,8 @@ func (t *transmission) bufferFor(a *answers, n, expect int) *buffer {
 	return b
 }
 
-// readSlow answers r on a goroutine that may wait for memory and device.
-func (t *transmission) readSlow(r request, parsed time.Duration) {
+// readSlow answers r on a goroutine that may wait for memory and device. The caller sends the answers.
+func (t *transmission) readSlow(r request, parsed time.Duration) *answers {
 	s := t.parser.terms.style
 	a := t.server.answers.get()
 	a.chargeBytes, a.pooledBytes = r.chargeBytes(), r.chargeBytes()
@@ -315,7 +321,19 @@ func (t *transmission) readSlow(r request, parsed time.Duration) {
 		t.tally.failed(cmdRead, code)
 		a.small = s.appendAnswer(a.small, r.tag(), code)
 	}
-	t.sender.send(a)
+	return a
+}
+
+// readAlong adds the answer to r to those of so many others, if it is a read that needs no more waiting.
+func (t *transmission) readAlong(a *answers, r request, others int) bool {
+	if r.kind != cmdRead || others >= alongRequests || a.dataBytes() >= alongBytes || !t.readNow(a, r, int(r.length)) {
+		a.trim()
+		return false
+	}
+	a.chargeBytes += r.chargeBytes()
+	a.pooledBytes += r.chargeBytes()
+	a.answered[cmdRead]++
+	return true
 }
 
 func (t *transmission) readInto(a *answers, r request, s style) uint32 {
