@@ -29,7 +29,7 @@ stage_format() {
 	found=$(gofmt -l .)
 	[ -z "$found" ] || { echo "not formatted by gofmt:"; echo "$found"; return 1; }
 	local script
-	for script in scripts/*.sh scripts/vm/*.sh scripts/vm/scenarios/*.sh scripts/vm/init .ci/run; do
+	for script in scripts/*.sh scripts/bench/*.sh scripts/vm/*.sh scripts/vm/scenarios/*.sh scripts/vm/init .ci/run; do
 		bash -n "$script" # of several it would read the first only
 	done
 }

@@ -38,3 +38,7 @@ install_packages() {
 need_go() {
 	command -v go >/dev/null || { echo "Go 1.26 or later is needed: https://go.dev/dl" >&2; return 1; }
 }
+
+need_matplotlib() {
+	/usr/bin/python3 -I -c 'import matplotlib' 2>/dev/null || install_packages python3-matplotlib
+}
