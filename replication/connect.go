@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"lockstep/engine"
 )
 
 // Words of refusals that are not the engine's.
@@ -30,7 +32,8 @@ func Reason(err error) string {
 		word string
 	}{
 		{ErrSecret, RefusedSecret}, {ErrTag, RefusedSecret}, {ErrWrongPeer, RefusedPeer}, {ErrWrongVolume, RefusedVolume},
-		{ErrVersion, RefusedVersion},
+		{ErrVersion, RefusedVersion}, {ErrGap, RefusedGap}, {ErrStale, RefusedStale}, {ErrDiverged, RefusedDiverged},
+		{ErrOldEpoch, engine.ReasonEpochMismatch}, {ErrNewerEpoch, engine.ReasonEpochMismatch}, {ErrOtherPrimary, engine.ReasonSplitBrain},
 	} {
 		if errors.Is(err, r.err) {
 			return r.word
