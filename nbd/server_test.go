@@ -155,7 +155,9 @@ func TestVanishedClient(t *testing.T) {
 	f := start(t, Config{}, Export{Name: "a", Device: m})
 	var clients []*wire
 	for range 8 {
-		clients = append(clients, f.connect(false)) // before any of them vanishes: later ones would wait for its requests
+		w := f.connect(false)
+		w.want(codeOK, request{kind: cmdFlush}) // it has begun before any of them vanishes, whose requests it would wait for
+		clients = append(clients, w)
 	}
 	for _, w := range clients {
 		w.send(request{kind: cmdRead, length: 100 << 10})
