@@ -69,7 +69,7 @@ func TestReceiver(t *testing.T) {
 	if b, ok := r.Answer(); ok {
 		t.Errorf("the barrier is answered at 10: %+v", b)
 	}
-	r.Synced(12)
+	r.Synced(50) // with what came after it was asked
 	step("synced", Ack{ReceivedLSN: 12, AppliedLSN: 12, DurableLSN: 12}, false, 0)
 	if b, ok := r.Answer(); !ok || *b != (BarrierAck{LSN: 11, DurableLSN: 12}) {
 		t.Errorf("the barrier is answered %+v, %v", b, ok)
@@ -153,6 +153,7 @@ func TestReceiverRefuses(t *testing.T) {
 		"bad CRC":              {nil, bad, wal.ErrRecordCorrupt},
 		"more than it says":    {nil, long, ErrGap},
 		"others than it says":  {nil, &Records{Stream: 3, FirstLSN: 9, LastLSN: 12, Raw: p.raw(10, 13)}, ErrGap},
+		"begins later":         {nil, &Records{Stream: 3, FirstLSN: 9, LastLSN: 12, Raw: p.raw(10, 12)}, ErrGap},
 		"torn":                 {nil, &Records{Stream: 3, FirstLSN: 9, LastLSN: 12, Raw: p.raw(9, 12)[:200]}, wal.ErrRecordTorn},
 		"of a newer epoch":     {nil, newer, ErrDiverged},
 		"nothing (control)":    {nil, p.message(3, 9, 12), nil},
@@ -197,6 +198,7 @@ func TestS6StartStream(t *testing.T) {
 		"epoch is unknown here":  {StartStream{Stream: 4, FirstLSN: 9, Before: good}, change(func(l *Link) { l.EpochID = uuid.Nil }), ErrDiverged},
 		"epoch is unknown there": {StartStream{Stream: 4, FirstLSN: 9, Before: change(func(l *Link) { l.EpochID = uuid.Nil })}, change(func(l *Link) { l.EpochID = uuid.Nil }), ErrDiverged},
 		"another record here":    {StartStream{Stream: 4, FirstLSN: 9, Before: good}, p.link(7), ErrDiverged},
+		"another record, no CRC": {StartStream{Stream: 4, FirstLSN: 9, Before: good}, change(func(l *Link) { l.LSN, l.CRC = 7, 0 }), ErrDiverged},
 		"the same stream":        {StartStream{Stream: 3, FirstLSN: 9, Before: good}, good, ErrStale},
 		"an older stream":        {StartStream{Stream: 2, FirstLSN: 9, Before: good}, good, ErrStale},
 	} {
@@ -211,6 +213,24 @@ func TestS6StartStream(t *testing.T) {
 		h.Session++
 		if err := r.Start(h, &c.m, c.own); err == nil {
 			t.Errorf("%s: of another session it begins", name)
+		}
+	}
+}
+
+// TestI11EpochStart: a log in which the present epoch begins as another one, or under another primary, is not its log.
+func TestI11EpochStart(t *testing.T) {
+	p := newPrimaryLog(t)
+	for name, a := range map[string]Authority{
+		"ID": {Epoch: 7, EpochID: id(70), Primary: id(1)}, "primary": {Epoch: 7, EpochID: id(8), Primary: id(70)}, "": testAuthority,
+	} {
+		r := NewReceiver(a, testBlockBytes, 0, 0)
+		h := a.Header(0)
+		h.Sender = a.Primary
+		if err := r.Start(h, &StartStream{Stream: 1, FirstLSN: 1}, Link{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Receive(h, p.message(1, 1, 1)); errors.Is(err, ErrOtherPrimary) != (name != "") || name == "" && err != nil {
+			t.Errorf("another %s: %v", name, err)
 		}
 	}
 }

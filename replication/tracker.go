@@ -50,7 +50,7 @@ func (t *Tracker) InForce(version uint64, inSync []string) bool {
 	if version <= t.version {
 		return false
 	}
-	t.version, t.inForce, t.proposed = version, sorted(inSync), nil
+	t.version, t.inForce, t.proposed, t.asked = version, sorted(inSync), nil, 0
 	t.advance()
 	return true
 }
@@ -86,7 +86,10 @@ func (t *Tracker) Durable(id string, lsn block.LSN) {
 }
 
 // Lost tells that a copy may not be what it was: its connection ended. It counts for nothing until it is heard of again.
-func (t *Tracker) Lost(id string) { delete(t.durable, id) }
+func (t *Tracker) Lost(id string) {
+	delete(t.durable, id)
+	t.asked = 0
+}
 
 // Below tells whether too few copies are in sync to acknowledge anything (S4).
 func (t *Tracker) Below() bool {
@@ -145,7 +148,7 @@ func (t *Tracker) Answered() []Ticket {
 }
 
 // Barrier returns an LSN that replicas have to be asked to make durable; false where everything that is waited for was
-// asked for.
+// asked for, since the copies that are waited for, and their connections, have been these.
 func (t *Tracker) Barrier() (block.LSN, bool) {
 	if len(t.waiters) == 0 {
 		return 0, false
