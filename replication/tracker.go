@@ -58,7 +58,7 @@ func (t *Tracker) InForce(version uint64, inSync []string) bool {
 // Propose tells that a set is to follow, the primary included: from now on flushes wait for those of both. It holds until
 // InForce, also where it is not known whether the store took the change.
 func (t *Tracker) Propose(inSync []string) {
-	t.proposed = sorted(append(slices.Clone(inSync), t.proposed...))
+	t.proposed, t.asked = sorted(append(slices.Clone(inSync), t.proposed...)), 0
 }
 
 func sorted(set []string) []string {
