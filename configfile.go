@@ -9,13 +9,12 @@ import (
 	"slices"
 
 	"github.com/BurntSushi/toml"
+
+	"lockstep/node"
 )
 
 // defaultConfigFile is read where it exists and no other file is named.
 const defaultConfigFile = "/etc/lockstep/lockstep.toml"
-
-// No configuration file comes near to it.
-const maxConfigFileBytes = 1 << 20
 
 // fileEntry is one key of a configuration file.
 type fileEntry struct {
@@ -56,16 +55,12 @@ func (c *config) setFromFile() error {
 	return nil
 }
 
-// readConfigFile returns the content of a file; an empty name has none.
+// readConfigFile returns the content of a file; an empty name, and /dev/null, have none.
 func readConfigFile(name string) ([]byte, error) {
-	if name == "" {
+	if name == "" || name == os.DevNull {
 		return nil, nil
 	}
-	content, err := os.ReadFile(name)
-	if err == nil && len(content) > maxConfigFileBytes {
-		err = fmt.Errorf("%s has %d bytes, at most %d are read", name, len(content), maxConfigFileBytes)
-	}
-	return content, err
+	return node.ReadRegular(name)
 }
 
 // inConfigFile says where in the file an error of the decoder is.

@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -112,7 +111,7 @@ func (c *certificates) read(states [3]fileState) error {
 		if file.path == "" {
 			continue
 		}
-		b, err := os.ReadFile(file.path)
+		b, err := ReadRegular(file.path)
 		if err != nil {
 			return fmt.Errorf("%s: %w", file.flag, err)
 		}
