@@ -33,6 +33,9 @@ func readRegular(f *os.File) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if info.IsDir() {
+		return nil, syscall.EISDIR
+	}
 	if !info.Mode().IsRegular() {
 		return nil, ErrNotRegular
 	}
