@@ -262,7 +262,7 @@ func (s *story) work() error {
 		return s.check(p)
 	default:
 		at := s.Int64N(storySize - 1)
-		n := 1 + s.Int64N(min(storySize-at, 6000))
+		n := 1 + s.Int64N(min(storySize-at, 20000))
 		c := filled(at, n, byte(s.Uint32()))
 		if s.IntN(4) == 0 {
 			c.Kind, c.Data = Trim, nil
@@ -305,7 +305,7 @@ func (s *story) chapter() error {
 		d.SetPlan(disk.CrashAt(d.Ops() + 1 + s.IntN(150)))
 	}
 	err := s.begin()
-	for n := s.IntN(40); n > 0 && err == nil && s.volumes[0] != nil; n-- {
+	for n := s.IntN(90); n > 0 && err == nil && s.volumes[0] != nil; n-- {
 		err = s.work()
 	}
 	if err != nil && (errors.Is(err, disk.ErrContradiction) || !s.disks[0].Crashed() && !s.disks[1].Crashed()) {
