@@ -149,6 +149,9 @@ func (c *Conn) receive() (Header, Message, error) {
 	return h, m, nil
 }
 
+// Buffered tells whether more of what the other side sent is here already. It is for the goroutine that receives.
+func (c *Conn) Buffered() bool { return c.in.Buffered() >= HeaderBytes }
+
 // readFrame reads a frame and its tag into c.frame, and returns the frame's length without the tag.
 func (c *Conn) readFrame() (int, error) {
 	if err := c.nc.SetReadDeadline(time.Now().Add(c.cfg.idleTimeout())); err != nil {

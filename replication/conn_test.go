@@ -36,7 +36,7 @@ func testTarget(lane Lane) Target {
 }
 
 // connectPair connects two nodes, by way of a network where through is not nil.
-func connectPair(t *testing.T, near, far *Config, target Target, admit Admission, through func(near, far net.Conn)) *pair {
+func connectPair(t testing.TB, near, far *Config, target Target, admit Admission, through func(near, far net.Conn)) *pair {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

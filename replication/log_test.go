@@ -24,12 +24,16 @@ type primaryLog struct {
 	lineage []block.EpochStart
 }
 
-func newPrimaryLog(t testing.TB) *primaryLog {
-	t.Helper()
-	cfg := wal.Config{
+func memoryLog() wal.Config {
+	return wal.Config{
 		FS: wal.NewMemoryDir(), VolumeID: id(9), CopyID: id(20), BlockBytes: testBlockBytes,
 		SegmentBytes: 4 << 20, BudgetBytes: 256 << 20, Logger: zerolog.Nop(),
 	}
+}
+
+func newPrimaryLog(t testing.TB) *primaryLog {
+	t.Helper()
+	cfg := memoryLog()
 	if err := wal.Create(cfg); err != nil {
 		t.Fatal(err)
 	}

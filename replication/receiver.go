@@ -33,6 +33,7 @@ type Receiver struct {
 	blockBytes int
 	authority  Authority
 	session    engine.SessionID // 0: none
+	newest     engine.SessionID // that the epoch has had
 	target     block.LSN        // of the session; 0 outside of one, and once it was told complete
 	stream     uint64           // newest that the epoch has had
 	started    bool             // it is being received
@@ -63,15 +64,18 @@ func (r *Receiver) Adopt(a Authority) {
 		panic(fmt.Sprintf("replication: epoch %d adopted after %d", a.Epoch, r.authority.Epoch))
 	}
 	if a.Epoch > r.authority.Epoch {
-		r.stream, r.barriers = 0, nil
+		r.stream, r.newest, r.barriers = 0, 0, nil
 	}
 	r.authority, r.session, r.target, r.started = a, 0, 0, false
 }
 
+// Newest returns the newest session that the epoch has had here: none comes again (S23).
+func (r *Receiver) Newest() engine.SessionID { return r.newest }
+
 // Begin begins a session, 0 being keep-up, and ends the one before and its stream. The copy's log, truncated where the
 // session wanted that, has the positions given.
 func (r *Receiver) Begin(session engine.SessionID, applied, durable block.LSN) {
-	r.session, r.target, r.started = session, 0, false
+	r.session, r.newest, r.target, r.started = session, max(r.newest, session), 0, false
 	r.applied, r.durable = applied, durable
 }
 
@@ -240,4 +244,14 @@ func (r *Receiver) Completed() (*SessionCompleted, bool) {
 	}
 	r.target = 0
 	return &SessionCompleted{DurableLSN: durable}, true
+}
+
+// badRecords tells whether an error is about the bytes of records.
+func badRecords(err error) bool {
+	for _, bad := range []error{wal.ErrRecordMagic, wal.ErrRecordVersion, wal.ErrRecordTorn, wal.ErrRecordCorrupt, wal.ErrGap} {
+		if errors.Is(err, bad) {
+			return true
+		}
+	}
+	return false
 }

@@ -104,7 +104,8 @@ func (s *Sender) Next() (*Records, error) {
 }
 
 // Acked takes an ack in. An error means that the replica, or what is between, lies or is of another time; the connection
-// has to end, and nothing of the ack counts.
+// has to end, and nothing of the ack counts. One that says less than is known was overtaken by another, and takes nothing
+// back.
 func (s *Sender) Acked(h Header, m *Ack) error {
 	if err := s.cfg.Authority.CheckAnswer(h); err != nil {
 		return fmt.Errorf("ack of stream %d: %w", s.cfg.Stream, err)
@@ -114,10 +115,8 @@ func (s *Sender) Acked(h Header, m *Ack) error {
 		return fmt.Errorf("%w: ack of session %d, stream %d, in session %d, stream %d", ErrStale, h.Session, m.Stream, s.cfg.Session, s.cfg.Stream)
 	case m.ReceivedLSN > s.sent:
 		return fmt.Errorf("%w: ack of record %d, and %d is the last that was sent", ErrGap, m.ReceivedLSN, s.sent)
-	case m.AppliedLSN < s.applied || m.DurableLSN < s.durable:
-		return fmt.Errorf("%w: ack goes back from applied %d, durable %d to %d, %d", ErrGap, s.applied, s.durable, m.AppliedLSN, m.DurableLSN)
 	}
-	s.applied, s.durable = m.AppliedLSN, m.DurableLSN
+	s.applied, s.durable = max(s.applied, m.AppliedLSN), max(s.durable, m.DurableLSN)
 	for len(s.spans) > 0 && s.spans[0].last <= s.applied {
 		s.inFlight -= s.spans[0].bytes
 		s.spans = s.spans[1:]
