@@ -16,6 +16,13 @@
 //   - Receiver, on the replica: which records are applied, and what may be acknowledged.
 //   - Tracker, on the primary: what is committed, and which flushes are answered.
 //
+// # Shells
+//
+// Ship runs a Sender on a connection; Replica runs a Receiver and a copy's end of the control lane; Committer is what a
+// volume's flushes wait on. Listener and Connect make the connections. Nobody here decides on a recovery yet: whoever owns
+// the engine asks for facts (SyncRequest), begins sessions (StartCatchUp, answered with SessionProgress, upon which the
+// stream may begin), cancels the one before where keep-up is to follow, and tells the Committer what Ship is told.
+//
 // # Lifecycle
 //
 // A Sender and a Receiver live as long as one connection of the log lane. Whatever breaks the connection ends both; the

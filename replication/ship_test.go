@@ -18,6 +18,7 @@ type walCopy struct {
 	mu        sync.Mutex
 	authority Authority // guarded by mu
 	committed block.LSN // guarded by mu
+	truncated []block.LSN
 }
 
 func newWALCopy(t testing.TB) *walCopy {
@@ -83,7 +84,11 @@ func (c *walCopy) SetCommitted(lsn block.LSN) {
 	c.committed = lsn
 }
 
-func (c *walCopy) Truncate(block.LSN) error { return errors.New("a log in memory is not cut here") }
+// Truncate notes what is asked for: a log in memory is not cut.
+func (c *walCopy) Truncate(to block.LSN) error {
+	c.truncated = append(c.truncated, to)
+	return nil
+}
 
 func (c *walCopy) Facts() engine.SyncAck {
 	return engine.SyncAck{AppliedLSN: c.Head(), DurableLSN: c.Durable(), WALTail: c.Tail()}
@@ -295,6 +300,82 @@ func TestI11FollowFirst(t *testing.T) {
 		t.Errorf("committed %d by an old primary, following %+v", far.committed, far.authority)
 	}
 	far.mu.Unlock()
+}
+
+// TestReplicaOrders: a session begins once, where the logs agree, and truncates to where it goes on; it ends by its own
+// cancel alone. An order that is refused changes nothing.
+func TestReplicaOrders(t *testing.T) {
+	p, far := newPrimaryLog(t), newWALCopy(t)
+	p.write(20)
+	if _, err := far.Receive(p.raw(1, 10)); err != nil {
+		t.Fatal(err)
+	}
+	r, ctx, all := startReplica(t, far)
+	start := func(first block.LSN, fork block.LSN) *StartCatchUp {
+		return &StartCatchUp{FirstLSN: first, TargetLSN: 21, Truncate: fork > 0, ForkLSN: fork, Before: p.link(first - 1)}
+	}
+	diverged := start(9, 8)
+	diverged.Before.EpochID = id(70)
+	for _, c := range []struct {
+		what      string
+		session   engine.SessionID
+		m         Message
+		word      string // of the refusal; "" is none
+		active    engine.SessionID
+		truncated int
+	}{
+		{"logs that differ", 5, diverged, RefusedDiverged, 0, 0},
+		{"a truncation elsewhere", 5, start(11, 8), RefusedGap, 0, 0},
+		{"a truncation", 5, start(9, 8), "", 5, 1},
+		{"the same session", 5, start(11, 0), RefusedStale, 5, 1},
+		{"an older session", 4, start(11, 0), RefusedStale, 5, 1},
+		{"another one's cancel", 4, &CancelSession{}, "", 5, 1},
+		{"its cancel", 5, &CancelSession{}, "", 0, 1},
+		{"the same session, cancelled", 5, start(11, 0), RefusedStale, 0, 1},
+		{"a newer session", 6, start(11, 0), "", 6, 1},
+	} {
+		l := connectLanes(t, ctx, all, r)
+		if err := l.control.Send(testAuthority.Header(c.session), c.m); err != nil {
+			t.Fatal(err)
+		}
+		if c.word != "" {
+			_, _, err := l.control.Receive()
+			if refused := new(RefusedError); !errors.As(err, &refused) || refused.Refusal.Reason != c.word {
+				t.Errorf("%s: the primary is told %v", c.what, err)
+			}
+		} else if c.m.Kind() == KindStartCatchUp {
+			if m := l.receiveControl(t); m.Kind() != KindSessionProgress {
+				t.Errorf("%s: answered with %+v", c.what, m)
+			}
+		}
+		_ = l.control.Close()
+		_ = l.log.Close()
+		<-l.ended
+		<-l.ended
+		l = connectLanes(t, ctx, all, r)
+		ack := l.ask(t, testAuthority.Header(0), &SyncRequest{}).(*SyncAck)
+		if *ack.Facts.ActiveSession != c.active || len(far.truncated) != c.truncated {
+			t.Errorf("%s: session %d, truncated to %d", c.what, *ack.Facts.ActiveSession, far.truncated)
+		}
+	}
+	if far.truncated[0] != 8 {
+		t.Errorf("truncated to %d", far.truncated)
+	}
+}
+
+// TestReplicaStops: a replica's ends of connections whose primary is silent end with their context.
+func TestReplicaStops(t *testing.T) {
+	r := NewReplica(newWALCopy(t), Authority{}, testBlockBytes)
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	l := connectLanes(t, ctx, &all, r)
+	cancel()
+	for range 2 {
+		if err := <-l.ended; !errors.Is(err, ErrClosed) {
+			t.Error(err)
+		}
+	}
+	all.Wait()
 }
 
 // BenchmarkShip is a catch-up over loopback, both ends in this process, with tags and without.
