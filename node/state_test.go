@@ -15,7 +15,7 @@ import (
 func TestStatesAreLogged(t *testing.T) {
 	dir := emptyServerDir(t)
 	var log bytes.Buffer
-	s := start(t, dir, func(c *Config) { c.Logger = zerolog.New(&log) })
+	s := start(t, dir, func(c *Config) { c.Logger = zerolog.New(zerolog.SyncWriter(&log)) })
 	m, _ := manage(t, dir)
 	create(t, m, CreateRequest{Name: "second"})
 	spoil(t, filepath.Join(dir, volumesName, "first", "wal"))

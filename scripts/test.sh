@@ -77,7 +77,7 @@ stage_seeds() {
 }
 
 need_clients() {
-	need fio=fio openssl=openssl curl=curl qemu-img=qemu-utils nbdcopy=libnbd-bin mke2fs=e2fsprogs
+	need fio=fio openssl=openssl curl=curl qemu-img=qemu-utils nbdcopy=libnbd-bin nbdkit=nbdkit mke2fs=e2fsprogs
 	need_nbd_module
 }
 
