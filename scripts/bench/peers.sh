@@ -3,7 +3,7 @@
 qemu_modes="writeback,threads writeback,io_uring none,threads none,native none,io_uring"
 
 measure_peers() {
-	local round name system
+	local round name system loads=
 	: "${rounds:=3}" "${output:=$PWD/.build/bench.json}"
 	# shellcheck disable=SC2086 # one word a system
 	need_systems $systems
@@ -17,23 +17,24 @@ measure_peers() {
 	for system in $systems; do
 		echo "filling the volume of $system" >&2
 		[ "$system" != lockstep ] || make_volumes
-		[ "$system" != qemu ] || qemu_mode=${qemu_mode:-} # filled in any mode, chosen afterwards
 		fill_system "$system"
 	done
 	[[ " $systems " != *" qemu "* ]] || choose_qemu_mode
 	: >"$work/runs"
-	describe >"$work/about"
+	mkdir -p "$(dirname "$output")"
 	for ((round = 1; round <= rounds; round++)); do
-		echo "round $round of $rounds, load $(cut -d' ' -f1 /proc/loadavg)" >&2
+		loads+=" $(cut -d' ' -f1 /proc/loadavg)"
+		echo "round $round of $rounds, load ${loads##* }" >&2
 		for name in $workloads; do
 			for system in $systems; do
 				[[ $name != checkpoint* || $system = lockstep ]] || continue
 				measure "$round" "$name" "$system"
 			done
 		done
+		describe >"$work/about"
+		/usr/bin/python3 scripts/bench/table.py "$work/about" "$work/runs" "$output" >"$work/table" # should a later round not end
 	done
-	mkdir -p "$(dirname "$output")"
-	/usr/bin/python3 scripts/bench/table.py "$work/about" "$work/runs" "$output"
+	cat "$work/table"
 }
 
 make_volumes() {
@@ -66,7 +67,7 @@ choose_qemu_mode() {
 	echo "qemu-nbd is best with $qemu_mode" >&2
 }
 
-# describe prints what and where is measured.
+# describe prints what and where was measured; load is that of the machine before each round.
 describe() {
 	touch "$work/modes"
 	jq -n --arg date "$(date -u +%FT%RZ)" --arg kernel "$(uname -sr)" --argjson cores "$(nproc)" \
@@ -74,8 +75,8 @@ describe() {
 		--arg memory "$(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)" \
 		--arg filesystem "$(findmnt -no FSTYPE,SOURCE -T "$work" | tr -s ' ')" \
 		--arg commit "$(git rev-parse --short HEAD 2>/dev/null || true)" \
-		--arg load "$(cut -d' ' -f1-3 /proc/loadavg)" \
-		--arg size "$size" --argjson seconds "$seconds" --argjson rounds "$rounds" \
+		--arg load "${loads# }" \
+		--arg size "$size" --argjson seconds "$seconds" --argjson rounds "$round" \
 		--arg qemu "${qemu_mode:-}" --arg plain "${plain_engine:-}" --slurpfile modes "$work/modes" \
 		--arg versions "$( (fio --version; nbdkit --version; qemu-nbd --version | head -n 1; nbd-server -V) 2>/dev/null | paste -sd';')" \
 		'{$date, $commit, $kernel, $cpu, $cores, $memory, $filesystem, $load, $size, $seconds, $rounds, $versions,

@@ -4,22 +4,24 @@
 all_series="clients sizes logs dirty"
 
 measure_scaling() {
-	local one
+	local one loads=
 	: "${rounds:=1}" "${output:=$PWD/.build/scaling.json}"
 	need nbdkit=nbdkit
 	need_matplotlib
 	: >"$work/points"
 	touch "$work/runs"
-	describe >"$work/about"
 	for one in $series; do
 		declare -F "series_$one" >/dev/null || { echo "no series $one; there are: $all_series" >&2; return 2; }
 	done
 	for ((round = 1; round <= rounds; round++)); do
 		for one in $series; do
-			echo "$one, round $round of $rounds, load $(cut -d' ' -f1 /proc/loadavg)" >&2
+			loads+=" $(cut -d' ' -f1 /proc/loadavg)"
+			echo "$one, round $round of $rounds, load ${loads##* }" >&2
 			"series_$one"
 		done
 	done
+	round=$rounds
+	describe >"$work/about"
 	mkdir -p "$(dirname "$output")" "$plots"
 	jq -s --slurpfile about "$work/about" '{about: $about[0], points: .}' "$work/points" >"$output"
 	/usr/bin/python3 scripts/bench/plot.py "$output" "$plots"
