@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 . scripts/tools.sh
 . scripts/bench/systems.sh
 . scripts/bench/workloads.sh
+. scripts/bench/quiet.sh
 . scripts/bench/measure.sh
 . scripts/bench/peers.sh
 . scripts/bench/scaling.sh
@@ -23,6 +24,8 @@ usage: scripts/bench.sh [options]            beside the others
   -s SIZE       of the volumes, as fio writes it (4g)
   -d DIR        where the images are made (the system's temporary directory)
   -o FILE       for the JSON (.build/bench.json or .build/scaling.json)
+  -i SECONDS    to wait before each run for the machine to be idle (30). A run during which others used more than
+                $disturbing processors is repeated, up to twice. 0: neither
 beside the others:
   -q            quick: $quick_workloads
   -w WORKLOADS  of: $all_workloads (all)
@@ -39,15 +42,16 @@ if [ "${1:-}" = scaling ]; then
 	mode=scaling
 	shift
 fi
-seconds=10 rounds= size=4g output= parent=${TMPDIR:-/tmp} qemu_mode= plots=$PWD/.build/scaling
+seconds=10 rounds= patience=30 size=4g output= parent=${TMPDIR:-/tmp} qemu_mode= plots=$PWD/.build/scaling
 workloads=$all_workloads systems=$all_systems series=$all_series
-while getopts t:r:s:d:o:qw:p:m:P:h option; do
+while getopts t:r:s:d:o:i:qw:p:m:P:h option; do
 	case $option in
 	t) seconds=$OPTARG ;;
 	r) rounds=$OPTARG ;;
 	s) size=$OPTARG ;;
 	d) parent=$OPTARG ;;
 	o) output=$(realpath "$OPTARG") ;;
+	i) patience=$OPTARG ;;
 	q) workloads=$quick_workloads ;;
 	w) workloads=$OPTARG series=$OPTARG ;;
 	p) systems=$OPTARG ;;

@@ -22,7 +22,7 @@ SERIES = {
         [
             ("4k write, then a flush", "IOPS", ["flush_iops"]),
             ("latency of a flush", "µs", ["flush_p50_us", "flush_p99_us"]),
-            ("4k write", "IOPS", ["write_iops"]),
+            ("4k write, until all is on the disk", "IOPS", ["write_iops_drained"]),
             ("4k read, warm", "IOPS", ["read_iops"]),
         ],
     ),

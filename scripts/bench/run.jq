@@ -26,5 +26,6 @@ map(.jobs[0]) as $jobs
     write_p99_us: ($jobs | among(.write | latency("99.000000"))),
     flush_p50_us: ($jobs | among((.sync.lat_ns.percentile["50.000000"] // null) | if . then . / 1000 else null end)),
     flush_p99_us: ($jobs | among((.sync.lat_ns.percentile["99.000000"] // null) | if . then . / 1000 else null end)),
+    others_cpus: ($others / $hertz / ($spent / 1e9) * 100 | round / 100),
     cpu_us_per_request: (if $ticks > 0 and $requests > 0 then $ticks / $hertz * 1000000 / $requests else null end),
   }

@@ -80,15 +80,14 @@ series_clients() {
 			p50=$(figure '.jobs[0].sync.lat_ns.percentile["50.000000"] / 1000')
 			p99=$(figure '.jobs[0].sync.lat_ns.percentile["99.000000"] / 1000')
 			"drain_$system"
-			load --name=write --rw=randwrite --end_fsync=1 "${each[@]}"
-			writes=$(figure .jobs[0].write.iops)
-			"drain_$system"
+			run_drained --name=write --rw=randwrite --end_fsync=1 "${each[@]}"
+			writes=$(figure ".jobs[0].write.total_ios / ($took / 1e9)")
 			load --name=warm --rw=read --bs=1m --iodepth=4 --size="$bytes"
 			load --name=read --rw=randread "${each[@]}"
 			reads=$(figure .jobs[0].read.iops)
 			stop_server
 			point clients "$system" "$clients" flush_iops="$flushes" flush_p50_us="$p50" flush_p99_us="$p99" \
-				write_iops="$writes" read_iops="$reads"
+				write_iops_drained="$writes" read_iops="$reads"
 		done
 	done
 }
