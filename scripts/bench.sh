@@ -65,7 +65,9 @@ bytes=$(numfmt --from=iec "${size^^}")
 
 work=$(mktemp -d -p "$parent" bench.XXXXXX)
 cleanup() {
-	stop_server || true
+	# shellcheck disable=SC2046 # one word a process
+	kill $(jobs -p) 2>/dev/null || true
+	stop_server 2>/dev/null || true
 	rm -rf "$work"
 }
 trap cleanup EXIT

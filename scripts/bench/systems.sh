@@ -122,14 +122,14 @@ fill() {
 	stop_server
 }
 
-# load ARGUMENTS... runs fio against $target, and leaves what it measured in fio.json. A SIGTERM ends fio early.
+# load ARGUMENTS... runs fio against $target, and leaves what it measured in fio.json. In the background, a SIGTERM ends fio
+# early.
 load() {
 	local fio
 	fio "${target[@]}" --group_reporting=1 --output-format=json --output="$work/fio.out" "$@" &
 	fio=$!
-	trap 'kill "$fio"' TERM
+	[ "$BASHPID" = $$ ] || trap 'kill "$fio"' TERM
 	wait "$fio" || wait "$fio" # the first one may have been ended by the signal
-	trap 'exit 130' TERM
 	sed -n '/^{/,$p' "$work/fio.out" >"$work/fio.json" # what fio says of a signal stands before
 }
 
