@@ -48,7 +48,7 @@ func arrows() map[string][]string {
 // topFolders are the folders that the tree may have; those without Go code included.
 func topFolders() []string {
 	return []string{".ci", ".git", ".build", "backend", "block", "engine", "histogram", "nbd", "node", "rebuild", "replication",
-		"scripts", "test", "volume", "wal", "lockstep-data"}
+		"docs", "scripts", "test", "volume", "wal", "lockstep-data"}
 }
 
 // dependencies has the modules of others that may be imported, and by which folders; nil is all but the engine, which
